@@ -1,0 +1,120 @@
+"""The loop that the gradient attacks share: climb a loss, keep the best point of each image, let the solved leave."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from sparring.losses import Loss
+from sparring.problem import Problem
+from sparring.threat import ThreatModel
+
+
+class Best:
+    """The best point seen per image: one that meets the goal beats one that does not, then the higher loss."""
+
+    def __init__(self, problem: Problem) -> None:
+        n = len(problem)
+        self.points = problem.images.clone()
+        self.met = torch.zeros(n, dtype=torch.bool, device=self.points.device)
+        self.values = torch.full((n,), -torch.inf, dtype=self.points.dtype, device=self.points.device)
+
+    def offer(self, rows: Tensor, points: Tensor, met: Tensor, values: Tensor) -> None:
+        """Take over the offered points where they are better; `rows` (M,) says which images they belong to."""
+        values = values.to(self.values.dtype).nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+        had, value = self.met[rows], self.values[rows]
+        better = (met & ~had) | ((met == had) & (values > value))
+        taken = rows[better]
+        self.points[taken] = points[better]
+        self.values[taken] = values[better]
+        self.met[taken] |= met[better]
+
+
+def ascend(
+    problem: Problem,
+    points: Tensor,
+    best: Best,
+    rows: Tensor,
+    *,
+    loss: str | Loss,
+    step_sizes: Sequence[float],
+    momentum: float = 0.0,
+    leave_early: bool = True,
+) -> Tensor:
+    """Climb `loss` from `points`, one step per entry of `step_sizes`; returns the rows (M,) still unsolved.
+
+    Every iterate is offered to `best`, the last one too. With `momentum`, gradients are accumulated after each is
+    divided by its mean absolute value (Dong et al. 2018). Images solved by more than rounding leave at once.
+    """
+    velocity: Tensor | None = None
+    for size in step_sizes:
+        at = problem.gradient(points, loss)
+        best.offer(rows, points, problem.goal.is_met(at.logits), at.values)
+        grad = at.grad
+        if momentum:
+            scale = grad.flatten(1).abs().mean(1).clamp_min(1e-30).view(-1, *[1] * (grad.dim() - 1))
+            grad = grad / scale if velocity is None else momentum * velocity + grad / scale
+        if leave_early:
+            solved = problem.solved(at.logits)
+            if bool(solved.any()):
+                keep = ~solved
+                problem, points, grad, rows = problem.select(keep), points[keep], grad[keep], rows[keep]
+                if len(rows) == 0:
+                    return rows
+        velocity = grad
+        points = problem.region.advance(points, grad, size)
+    logits = problem.logits(points)
+    best.offer(rows, points, problem.goal.is_met(logits), problem.loss_values(logits, loss))
+    return rows[~problem.solved(logits)]
+
+
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "constant": lambda progress: 1.0,
+    "linear": lambda progress: 1 - progress,
+    "cosine": lambda progress: (1 + math.cos(math.pi * progress)) / 2,
+}
+"""Factor on the step size after the share `progress` of the steps."""
+
+
+def step_schedule(name: str, size: float, steps: int) -> list[float]:
+    """Sizes of `steps` steps that start at `size` and follow a schedule of the table."""
+    return [size * SCHEDULES[name](step / steps) for step in range(steps)]
+
+
+def default_step_size(threat: ThreatModel, steps: int) -> float:
+    """2.5·eps/steps (Madry et al. 2018): far enough to cross the ball.
+
+    l0: the largest coordinate moves by twice the box, so that the projection can exchange the few it keeps.
+    """
+    if threat.norm == "l0":
+        return 2 * (threat.bounds[1] - threat.bounds[0])
+    return 2.5 * threat.eps / steps
+
+
+def climb_once(
+    problem: Problem,
+    steps: int,
+    step_size: float | None,
+    *,
+    loss: str | Loss,
+    momentum: float = 0.0,
+    leave_early: bool,
+) -> Tensor:
+    """One ascent with constant steps from the images themselves; the best iterate per image."""
+    size = default_step_size(problem.threat, steps) if step_size is None else step_size
+    best = Best(problem)
+    rows = torch.arange(len(problem), device=problem.images.device)
+    ascend(
+        problem,
+        problem.images,
+        best,
+        rows,
+        loss=loss,
+        step_sizes=[size] * steps,
+        momentum=momentum,
+        leave_early=leave_early,
+    )
+    return best.points

@@ -1,0 +1,93 @@
+"""The one parent of all attacks: the public call. A subclass is a frozen dataclass that writes only `run`."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from sparring import norms
+from sparring.batching import plan
+from sparring.errors import InputError, UnsupportedError
+from sparring.goal import Goal, Targeted, Untargeted
+from sparring.model import Model, frozen_eval
+from sparring.problem import Problem, check_images
+from sparring.rng import Streams, base_seed, digests
+from sparring.threat import ThreatModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attack(ABC):
+    """Searches, for every image, a point of the threat's region that meets the goal.
+
+    An attack returns candidates and never certifies itself: `sparring.evaluate` checks box and budget and asks
+    the model again.
+    """
+
+    access: ClassVar[str] = "gradients"
+    """What it needs of the model: "gradients", "logits" or "labels"."""
+    threats: ClassVar[tuple[str, ...]] = norms.NORMS
+    """The norms it works in."""
+    paper: ClassVar[str] = ""
+
+    def __call__(
+        self,
+        model: Model,
+        images: Tensor,
+        goal: Goal,
+        threat: ThreatModel,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Adversarial candidates for `images` (N, C, H, W), same shape and dtype; where the attack found none,
+        its nearest miss. `generator` gives the seed (seed 0 without one).
+
+        Raises `InputError` for bad images or labels, `UnsupportedError` for a norm the attack does not know.
+        """
+        check_images(images, threat.bounds)
+        check_goal(goal, len(images))
+        self.check_threat(threat)
+        streams = Streams(base_seed(generator), str(self), digests(images))
+        images = images.detach()
+        with frozen_eval(model):
+            problem = Problem.build(model, images, goal, threat, streams, plan(model, images))
+            return self.run(problem)
+
+    @abstractmethod
+    def run(self, problem: Problem) -> Tensor:
+        """Candidates (N, C, H, W) for the images of `problem`, all inside its region."""
+
+    def check_threat(self, threat: ThreatModel) -> None:
+        """Raise `UnsupportedError` if this attack does not work in the threat's norm."""
+        if threat.norm not in self.threats:
+            raise UnsupportedError(
+                f"{type(self).__name__} works in {', '.join(self.threats)}, not in {threat.norm}: choose another attack"
+            )
+
+    def __str__(self) -> str:
+        """The form that the command line reads: `pgd:steps=40,restarts=5`."""
+        from sparring.attacks.spec import format_attack
+
+        return format_attack(self)
+
+
+def check_goal(goal: Goal, n: int) -> None:
+    """Raise `InputError` unless `goal` is a goal for `n` images."""
+    if not isinstance(goal, (Untargeted, Targeted)):
+        raise InputError(
+            f"goal must be Untargeted(labels) or Targeted(targets), got {type(goal).__name__}: "
+            "wrap the labels, so that they cannot be mistaken for targets"
+        )
+    if len(goal.reference) != n:
+        raise InputError(f"{len(goal.reference)} labels or targets for {n} images: give one per image")
+
+
+def at_least(name: str, value: float, low: float, *, whole: bool = False) -> None:
+    """Raise `InputError` unless `value` is a number (whole if asked) not below `low`."""
+    wrong_type = isinstance(value, bool) or not isinstance(value, (int, float))
+    if wrong_type or not value >= low or (whole and value != int(value)):
+        kind = "a whole number" if whole else "a number"
+        raise InputError(f"{name} must be {kind} >= {low:g}, got {value!r}")

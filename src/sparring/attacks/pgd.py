@@ -1,0 +1,61 @@
+"""Projected gradient descent (Madry et al. 2018, arXiv:1706.06083)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from sparring.attacks.ascent import SCHEDULES, Best, ascend, default_step_size, step_schedule
+from sparring.attacks.base import Attack, at_least
+from sparring.errors import InputError, unknown
+from sparring.losses import Loss
+from sparring.problem import Problem
+
+
+@dataclass(frozen=True, kw_only=True)
+class PGD(Attack):
+    """Many small steepest steps, each projected back onto ball ∩ box, from a random start.
+
+    Returns the best iterate per image, not the last. steps: gradients per restart. step_size: in image units, None
+    for 2.5·eps/steps (the paper's rule). restarts: independent random starts; only unsolved images start again.
+    schedule: "constant", "linear" or "cosine" decay of the step. early_stop: solved images leave at once; without
+    it the loss goes on growing. l1 steps are sparse (SLIDE, Tramèr & Boneh 2019, arXiv:1904.13000).
+    """
+
+    paper: ClassVar[str] = "Madry et al., Towards Deep Learning Models Resistant to Adversarial Attacks, ICLR 2018"
+
+    steps: int = 40
+    step_size: float | None = None
+    restarts: int = 1
+    random_start: bool = True
+    loss: str | Loss = "cross_entropy"
+    schedule: str = "constant"
+    early_stop: bool = True
+
+    def __post_init__(self) -> None:
+        at_least("steps", self.steps, 1, whole=True)
+        at_least("restarts", self.restarts, 1, whole=True)
+        if self.step_size is not None:
+            at_least("step_size", self.step_size, 0)
+        if self.schedule not in SCHEDULES:
+            raise InputError(unknown("schedule", self.schedule, list(SCHEDULES)))
+        if self.restarts > 1 and not self.random_start:
+            raise InputError("restarts > 1 without random_start repeat the same run: set random_start=True")
+
+    def run(self, problem: Problem) -> Tensor:
+        """The best iterate of all restarts, per image."""
+        size = default_step_size(problem.threat, self.steps) if self.step_size is None else self.step_size
+        sizes = step_schedule(self.schedule, size, self.steps)
+        best = Best(problem)
+        rows = torch.arange(len(problem), device=problem.images.device)
+        for _ in range(self.restarts):
+            start = problem.region.sample(problem.streams) if self.random_start else problem.images
+            left = ascend(problem, start, best, rows, loss=self.loss, step_sizes=sizes, leave_early=self.early_stop)
+            if self.early_stop:
+                problem, rows = problem.select(torch.isin(rows, left)), left
+            if len(rows) == 0:
+                break
+        return best.points

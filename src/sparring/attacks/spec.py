@@ -1,0 +1,87 @@
+"""Text to attack and back: `pgd:steps=40,restarts=5`, or a user's own `package.module:Class:steps=40`."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from typing import Any, get_args, get_type_hints
+
+from sparring.attacks.base import Attack
+from sparring.errors import InputError, unknown
+from sparring.threat import parse_number
+
+
+def parse_attack(text: str, table: dict[str, type[Attack]]) -> Attack:
+    """Build an attack from its text form. Raises `InputError` naming the unknown attack or parameter."""
+    name, _, rest = text.strip().partition(":")
+    if "." in name:
+        class_name, _, rest = rest.partition(":")
+        kind = _imported(name, class_name)
+    elif name in table:
+        kind = table[name]
+    else:
+        raise InputError(unknown("attack", name, list(table)))
+    return kind(**_parameters(kind, rest))
+
+
+def format_attack(attack: Attack) -> str:
+    """The shortest text that `parse_attack` turns back into `attack`: only what differs from the defaults."""
+    from sparring.attacks import ATTACKS
+
+    kind = type(attack)
+    names = [name for name, known in ATTACKS.items() if known is kind]
+    name = names[0] if names else f"{kind.__module__}:{kind.__qualname__}"
+    changed = [
+        f"{field.name}={_text(getattr(attack, field.name))}"
+        for field in dataclasses.fields(attack)
+        if getattr(attack, field.name) != field.default
+    ]
+    return f"{name}:{','.join(changed)}" if changed else name
+
+
+def _text(value: object) -> str:
+    if isinstance(value, bool) or value is None:
+        return str(value).lower()
+    return f"{value.__module__}.{value.__qualname__}" if callable(value) else str(value)  # type: ignore[attr-defined]
+
+
+def _parameters(kind: type[Attack], text: str) -> dict[str, Any]:
+    fields = [field.name for field in dataclasses.fields(kind)]
+    hints = get_type_hints(kind)
+    values: dict[str, Any] = {}
+    for item in filter(None, (part.strip() for part in text.split(","))):
+        name, separator, value = (part.strip() for part in item.partition("="))
+        if not separator or not value:
+            raise InputError(f"attack parameters are written name=value, got {item!r}")
+        if name not in fields:
+            raise InputError(unknown(f"parameter of {kind.__name__}", name, fields))
+        if name in values:
+            raise InputError(f"parameter {name!r} is given twice in {text!r}")
+        values[name] = _value(name, value, hints[name])
+    return values
+
+
+def _value(name: str, text: str, hint: Any) -> Any:
+    allowed = set(get_args(hint)) or {hint}
+    if text.lower() == "none" and type(None) in allowed:
+        return None
+    if bool in allowed and text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    if int in allowed or float in allowed:
+        number = parse_number(text, name)
+        if float not in allowed and number != int(number):
+            raise InputError(f"{name} must be a whole number, got {text!r}")
+        return number if float in allowed else int(number)
+    if bool in allowed:
+        raise InputError(f"{name} must be true or false, got {text!r}")
+    return text
+
+
+def _imported(module: str, name: str) -> type[Attack]:
+    try:
+        kind = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(f"cannot import attack {module}:{name}: {error}") from error
+    if not (isinstance(kind, type) and issubclass(kind, Attack)):
+        raise InputError(f"{module}:{name} is not a subclass of sparring.attacks.Attack")
+    return kind

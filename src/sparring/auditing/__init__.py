@@ -1,0 +1,1 @@
+"""The audit: preflight, evaluation, curves, findings, in one report."""

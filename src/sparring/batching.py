@@ -1,0 +1,91 @@
+"""How a model likes to be called: batch size and memory layout, chosen once per run from the model and one image.
+
+Both follow from the model alone, never from a clock, so that an interrupted run and its resumption compute the
+same floating-point numbers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparring.errors import InputError, SparringError
+from sparring.model import Model, frozen_eval, logits_of
+
+CPU_TARGET = 24 * 2**20
+"""Bytes of activations per batch that still live in a last-level cache."""
+GPU_TARGET = 4 * 2**30
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`batch_size` images per call; `channels_last` says whether they are laid out channels-last."""
+
+    batch_size: int
+    channels_last: bool
+
+
+def plan(model: Model, images: Tensor, batch_size: int | None = None) -> Plan:
+    """Choose a plan for `model` on images like `images` (N, C, H, W); a given `batch_size` is kept.
+
+    Raises `InputError` unless `batch_size` is None or a whole number >= 1.
+    """
+    if batch_size is not None and (isinstance(batch_size, bool) or int(batch_size) != batch_size or batch_size < 1):
+        raise InputError(f"batch_size must be a whole number >= 1 or None (chosen for you), got {batch_size!r}")
+    with frozen_eval(model), torch.no_grad():
+        chosen = Plan(batch_size or 1, _takes_channels_last(model, images[:2]))
+        if batch_size is None:
+            chosen = replace(chosen, batch_size=_cache_sized(model, images[:1]))
+    return chosen
+
+
+def laid_out(points: Tensor, channels_last: bool) -> Tensor:
+    """A copy of `points`, channels-last if asked (also where one channel makes both layouts look alike)."""
+    if not channels_last or points.dim() != 4:
+        return points.clone(memory_format=torch.contiguous_format)
+    _, c, h, w = points.shape
+    strides = (c * h * w, 1, w * c, c)
+    return torch.empty_strided(points.shape, strides, dtype=points.dtype, device=points.device).copy_(points)
+
+
+def _takes_channels_last(model: Model, images: Tensor) -> bool:
+    """Convolutions run faster channels-last; a model that calls `.view` on such a tensor fails, and keeps NCHW."""
+    has_convolution = isinstance(model, nn.Module) and any(isinstance(m, nn.Conv2d) for m in model.modules())
+    if images.dim() != 4 or not has_convolution:
+        return False
+    plain = logits_of(model, laid_out(images, False))
+    try:
+        fast = logits_of(model, laid_out(images, True))
+    except SparringError:
+        return False
+    return torch.allclose(plain, fast, rtol=1e-3, atol=1e-4 * float(plain.abs().max().clamp_min(1e-12)))
+
+
+def _cache_sized(model: Model, image: Tensor) -> int:
+    per_image = max(_activation_bytes(model, image), image.numel() * image.element_size())
+    target, largest = (CPU_TARGET, 512) if image.device.type == "cpu" else (GPU_TARGET, 4096)
+    fitting = max(8, min(largest, target // per_image))
+    return int(2 ** (fitting.bit_length() - 1))
+
+
+def _activation_bytes(model: Model, image: Tensor) -> int:
+    if not isinstance(model, nn.Module):
+        return 0
+    total = 0
+
+    def count(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        nonlocal total
+        if isinstance(output, Tensor):
+            total += output.numel() * output.element_size()
+
+    leaves = [module for module in model.modules() if not any(module.children())]
+    hooks = [module.register_forward_hook(count) for module in leaves]
+    try:
+        logits_of(model, image)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return total

@@ -1,0 +1,79 @@
+"""Numbers with their uncertainty: a proportion, its confidence interval and the sample size."""
+
+from __future__ import annotations
+
+import math
+
+from scipy import stats
+
+from sparring.errors import InputError
+
+
+class Estimate(float):
+    """A float that knows its confidence interval.
+
+    Attributes: `value` (the point estimate), `low` and `high` (the interval), `n` (the sample size).
+    The interval covers sampling of the images only. It says nothing about attacks that were too weak.
+    """
+
+    __slots__ = ("high", "low", "n")
+
+    low: float
+    high: float
+    n: int
+
+    def __new__(cls, value: float, low: float, high: float, n: int) -> Estimate:
+        """Build an estimate from its four numbers."""
+        self = super().__new__(cls, value)
+        self.low, self.high, self.n = low, high, n
+        return self
+
+    def __getnewargs__(self) -> tuple[float, float, float, int]:  # type: ignore[override]
+        return (self.value, self.low, self.high, self.n)
+
+    @property
+    def value(self) -> float:
+        """The point estimate as a plain float."""
+        return float(self)
+
+    def __repr__(self) -> str:
+        return f"Estimate({self.value:.4g}, low={self.low:.4g}, high={self.high:.4g}, n={self.n})"
+
+    def __str__(self) -> str:
+        if math.isnan(self):
+            return f"unknown (n={self.n})"
+        return f"{100 * self:.1f} % [{100 * self.low:.1f}, {100 * self.high:.1f}], n={self.n}"
+
+
+def proportion(successes: int, n: int, *, confidence: float = 0.95, method: str = "wilson") -> Estimate:
+    """Estimate a proportion: `wilson` (Wilson 1927) or `clopper-pearson` (exact, Clopper & Pearson 1934).
+
+    Shapes: scalars. With n = 0 the value is NaN and the interval [0, 1].
+    Raises `InputError` unless 0 ≤ successes ≤ n and 0 < confidence < 1.
+
+    >>> proportion(9, 10)
+    Estimate(0.9, low=0.5958, high=0.9821, n=10)
+    """
+    if not 0 <= successes <= n:
+        raise InputError(f"successes must lie in 0..n, got {successes} of {n}")
+    if not 0 < confidence < 1:
+        raise InputError(f"confidence must lie strictly between 0 and 1, got {confidence}")
+    methods = {"wilson": "wilson", "clopper-pearson": "exact"}
+    if method not in methods:
+        raise InputError(f"method must be one of {', '.join(methods)}, got {method!r}")
+    if n == 0:
+        return Estimate(math.nan, 0.0, 1.0, 0)
+    interval = stats.binomtest(successes, n).proportion_ci(confidence, method=methods[method])
+    return Estimate(successes / n, float(interval.low), float(interval.high), n)
+
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    """Exact two-sided p-value of McNemar's test (1947) from the two discordant counts of paired verdicts.
+
+    >>> round(mcnemar(1, 9), 4)
+    0.0215
+    """
+    if min(only_first, only_second) < 0:
+        raise InputError(f"counts must not be negative, got {only_first} and {only_second}")
+    n = only_first + only_second
+    return 1.0 if n == 0 else float(stats.binomtest(only_first, n, 0.5).pvalue)

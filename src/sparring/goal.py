@@ -1,0 +1,85 @@
+"""What the attacker wants: any wrong class, or one chosen class per image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sparring.errors import InputError
+
+
+def _checked(labels: Tensor, name: str) -> Tensor:
+    if not isinstance(labels, Tensor):
+        raise InputError(f"{name} must be a torch tensor of class indices, got {type(labels).__name__}")
+    if labels.dim() != 1:
+        raise InputError(f"{name} must have shape (N,), one class index per image, got {tuple(labels.shape)}")
+    if labels.is_floating_point() or labels.dtype in (torch.bool, torch.complex64, torch.complex128):
+        raise InputError(f"{name} must hold integers (torch.int64), got {labels.dtype}; convert with .long()")
+    if labels.numel() and int(labels.min()) < 0:
+        raise InputError(f"{name} must be class indices >= 0, got {int(labels.min())}")
+    return labels.long()
+
+
+@dataclass(frozen=True, eq=False)
+class Untargeted:
+    """Any class but the true one. `labels`: int64 (N,)."""
+
+    labels: Tensor
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "labels", _checked(self.labels, "labels"))
+
+    @property
+    def reference(self) -> Tensor:
+        """The class the loss is about: here, the true label, to be left behind."""
+        return self.labels
+
+    @property
+    def sign(self) -> int:
+        """+1: raise the loss of the reference class."""
+        return 1
+
+    def is_met(self, logits: Tensor) -> Tensor:
+        """Bool (N,): the prediction differs from the label. Logits that are not finite never count."""
+        return _finite(logits) & (logits.argmax(1) != self.labels)
+
+    def select(self, mask: Tensor | slice) -> Untargeted:
+        """The goal of the images where `mask` is true, or of a slice."""
+        return Untargeted(self.labels[mask])
+
+
+@dataclass(frozen=True, eq=False)
+class Targeted:
+    """One chosen class per image. `targets`: int64 (N,)."""
+
+    targets: Tensor
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "targets", _checked(self.targets, "targets"))
+
+    @property
+    def reference(self) -> Tensor:
+        """The class the loss is about: here, the target, to be reached."""
+        return self.targets
+
+    @property
+    def sign(self) -> int:
+        """-1: lower the loss of the reference class."""
+        return -1
+
+    def is_met(self, logits: Tensor) -> Tensor:
+        """Bool (N,): the prediction is the target. Logits that are not finite never count."""
+        return _finite(logits) & (logits.argmax(1) == self.targets)
+
+    def select(self, mask: Tensor | slice) -> Targeted:
+        """The goal of the images where `mask` is true, or of a slice."""
+        return Targeted(self.targets[mask])
+
+
+Goal = Untargeted | Targeted
+
+
+def _finite(logits: Tensor) -> Tensor:
+    return logits.isfinite().all(1)

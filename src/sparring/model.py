@@ -1,0 +1,167 @@
+"""What we ask of a model: any callable from images in the declared box to logits, and how we handle it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sparring.errors import InputError, ModelError
+
+Model = Callable[[Tensor], Tensor]
+
+
+class Normalised(nn.Module):
+    """A model that subtracts `mean` and divides by `std` per channel before it calls `inner`."""
+
+    def __init__(self, inner: nn.Module, mean: float | Sequence[float], std: float | Sequence[float]) -> None:
+        super().__init__()
+        self.inner = inner
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", _per_channel(mean, "mean"))
+        self.register_buffer("std", _per_channel(std, "std"))
+        if not bool((self.std > 0).all()):
+            raise InputError(f"std must be positive, got {std}")
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (N, classes) of images (N, C, H, W) in the box."""
+        if self.mean.numel() not in (1, images.shape[1]):
+            raise ModelError(
+                f"the normalisation has {self.mean.numel()} channels, the images have {images.shape[1]}: "
+                "give one mean and std for all channels or one per channel"
+            )
+        output: Tensor = self.inner((images - self.mean) / self.std)
+        return output
+
+
+class OutputAdapter(nn.Module):
+    """Turns what some models return into logits.
+
+    kind "logits" passes through; "probabilities" takes the logarithm (softmax outputs become logits again, up to
+    a constant per image); "one-logit" and "one-probability" turn a single column into two classes.
+    `index` picks one element of a tuple, list or mapping first.
+    """
+
+    KINDS = ("logits", "probabilities", "one-logit", "one-probability")
+
+    def __init__(self, inner: nn.Module, kind: str = "logits", index: int | str | None = None) -> None:
+        super().__init__()
+        if kind not in self.KINDS:
+            raise InputError(f"outputs must be one of {', '.join(self.KINDS)}, got {kind!r}")
+        self.inner, self.kind, self.index = inner, kind, index
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (N, classes)."""
+        output = self.inner(images)
+        if self.index is not None:
+            output = output[self.index]
+        if self.kind == "logits":
+            return output  # type: ignore[no-any-return]
+        if self.kind == "probabilities":
+            return torch.log(output.clamp_min(1e-30))
+        column = output.reshape(len(images), 1)
+        if self.kind == "one-probability":
+            inside = column.clamp(1e-7, 1 - 1e-7)
+            column = torch.log(inside) - torch.log1p(-inside)
+        return torch.cat([-column / 2, column / 2], 1)
+
+
+@contextmanager
+def frozen_eval(model: Model) -> Iterator[None]:
+    """Evaluation mode without parameter gradients; every flag is as it was afterwards, also on an error."""
+    if not isinstance(model, nn.Module):
+        yield
+        return
+    modes = [(module, module.training) for module in model.modules()]
+    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        model.eval()
+        for parameter, _ in flags:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        for parameter, required in flags:
+            parameter.requires_grad_(required)
+
+
+def logits_of(model: Model, images: Tensor) -> Tensor:
+    """Call the model and check the contract: a float tensor of shape (N, classes), classes >= 2.
+
+    Raises `ModelError` that names what came back and the one-line fix.
+    """
+    try:
+        output = model(images)
+    except RuntimeError as error:
+        shape = tuple(images.shape)
+        raise ModelError(f"the model failed on images of shape {shape}: {_first_line(error)}") from error
+    if isinstance(output, (tuple, list, dict)) or not isinstance(output, Tensor):
+        raise ModelError(
+            f"the model returned {type(output).__name__}, not a tensor of logits: "
+            "pick one with load_model(..., output_index=0) or wrap it in sp.model.OutputAdapter(model, index=0)"
+        )
+    if not output.is_floating_point():
+        raise ModelError(f"the model returned {output.dtype}, not floating-point logits")
+    if output.dim() == 1 or (output.dim() == 2 and output.shape[1] == 1):
+        raise ModelError(
+            f"the model returned shape {tuple(output.shape)}, one number per image: for a binary classifier load it "
+            'with outputs="one-logit" or outputs="one-probability" (or wrap it in sp.model.OutputAdapter)'
+        )
+    if output.dim() != 2 or output.shape[0] != images.shape[0]:
+        raise ModelError(
+            f"the model returned shape {tuple(output.shape)} for {images.shape[0]} images, expected (N, classes)"
+        )
+    return output
+
+
+def device_of(model: Model) -> torch.device:
+    """Where the model's first parameter or buffer lives; the CPU for a plain callable."""
+    if isinstance(model, nn.Module):
+        for tensor in (*model.parameters(), *model.buffers()):
+            return tensor.device
+    return torch.device("cpu")
+
+
+def model_name(model: Model) -> str:
+    """Qualified class name of a module, qualified name of a function."""
+    thing = type(model) if isinstance(model, nn.Module) or not hasattr(model, "__qualname__") else model
+    return f"{thing.__module__}.{thing.__qualname__}"
+
+
+def model_digest(model: Model, shape: Sequence[int], bounds: tuple[float, float] = (0.0, 1.0)) -> str:
+    """Identity of a model: SHA-256 over class, architecture, weights and logits on a fixed probe, hex.
+
+    The probe catches what weights do not show: the same weights with scaled logits are another model. A model
+    whose probe logits change from call to call is identified without them.
+    """
+    digest = hashlib.sha256(model_name(model).encode())
+    if isinstance(model, nn.Module):
+        digest.update(repr(model).encode())
+        for name, tensor in sorted(model.state_dict(keep_vars=False).items()):
+            digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    low, high = bounds
+    draws = np.random.Generator(np.random.Philox(key=0)).random((4, *shape), dtype=np.float32)
+    probe = (low + (high - low) * torch.from_numpy(draws)).to(device_of(model))
+    with frozen_eval(model), torch.no_grad():
+        first, second = logits_of(model, probe), logits_of(model, probe)
+    if torch.equal(first, second):
+        digest.update(first.float().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _per_channel(values: float | Sequence[float], name: str) -> Tensor:
+    tensor = torch.as_tensor(values, dtype=torch.float32).reshape(-1)
+    if tensor.numel() == 0 or not bool(tensor.isfinite().all()):
+        raise InputError(f"{name} must be finite numbers, one or one per channel, got {values!r}")
+    return tensor.reshape(-1, 1, 1)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,188 @@
+"""Pure functions per norm: exact projection, steepest step, sampling and distance, inside a box.
+
+Perturbations are flat, shape (N, D). `lo` <= 0 <= `hi` (N, D) say how far each coordinate may move before it
+leaves the box; `eps` is a float or one value per image (N,). "Exact" means the Euclidean projection onto the
+*intersection* of ball and box, and the maximiser of a linear function over that intersection. l0 counts
+coordinates (features), so `eps` is then a whole number.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sparring.errors import InputError, unknown
+from sparring.rng import Streams
+
+NORMS = ("linf", "l2", "l1", "l0")
+
+
+def checked(norm: str) -> str:
+    """`norm` itself, or `InputError` with the known names."""
+    if norm not in NORMS:
+        raise InputError(unknown("norm", norm, list(NORMS)))
+    return norm
+
+
+def distance(delta: Tensor, norm: str) -> Tensor:
+    """‖delta‖ of every row, measured in float64, shape (N,)."""
+    flat = delta.detach().flatten(1).double().abs()
+    if flat.shape[1] == 0:
+        return flat.new_zeros(flat.shape[0])
+    if norm == "linf":
+        return flat.amax(1)
+    if norm == "l2":
+        return flat.square().sum(1).sqrt()
+    return flat.sum(1) if norm == "l1" else (flat > 0).sum(1).double()
+
+
+def project(delta: Tensor, eps: float | Tensor, norm: str, lo: Tensor, hi: Tensor) -> Tensor:
+    """The point of ball ∩ box nearest to `delta` in the Euclidean norm, shape (N, D)."""
+    radius = _column(eps, delta)
+    if norm == "linf":
+        return delta.clamp(torch.maximum(lo, -radius), torch.minimum(hi, radius))
+    clipped = delta.clamp(lo, hi)
+    over = distance(clipped, norm) > radius.flatten()
+    if not over.any():
+        return clipped
+    row, room = delta[over], _room(delta[over], lo[over], hi[over])
+    size = row.abs()
+    if norm == "l2":
+        moved = torch.minimum(size * _water_level(size, room, radius[over]), room)
+    elif norm == "l1":
+        moved = torch.minimum((size - _soft_threshold(size, room, radius[over])).clamp_min(0), room)
+    else:
+        capped = torch.minimum(size, room)
+        gain = size.square() - (size - capped).square()
+        moved = capped * _largest(gain, radius[over])
+    result = clipped.clone()
+    result[over] = moved * row.sign()
+    return result
+
+
+def steepest_step(grad: Tensor, eps: float | Tensor, norm: str, lo: Tensor, hi: Tensor) -> Tensor:
+    """Argmax of grad·delta over ball ∩ box, shape (N, D); infinite `lo`/`hi` mean no box.
+
+    linf: each coordinate to its end. l2: water-filling, clip(t·grad) with the t that spends the budget.
+    l1: the largest slopes first, each until the box stops it. l0: the eps coordinates with the largest gain
+    (that needs a finite box). Coordinates with zero gradient stay.
+    """
+    radius = _column(eps, grad)
+    slope, room = grad.abs(), _room(grad, lo, hi)
+    room = torch.where(slope > 0, room, torch.zeros_like(room))
+    if norm == "linf":
+        moved = torch.minimum(room, radius)
+    elif norm == "l2":
+        slope = slope / slope.amax(1, keepdim=True).clamp_min(torch.finfo(slope.dtype).tiny)
+        moved = torch.minimum(slope * _water_level(slope, room, radius), room)
+    elif norm == "l1":
+        moved = _fill_steepest_first(slope, room, radius)
+    else:
+        if not bool(room.isfinite().all()):
+            raise InputError("the steepest l0 step needs finite bounds: the box limits how far a pixel may go")
+        moved = room * _largest(slope * room, radius)
+    return moved * grad.sign()
+
+
+def spread_step(grad: Tensor, size: float | Tensor, norm: str, room: Tensor, share: float) -> Tensor:
+    """A step of an iterative attack, where the steepest step would be too greedy, shape (N, D).
+
+    linf and l2: the unboxed steepest step. l1: SLIDE (Tramèr & Boneh 2019), equal steps on the `share` of
+    coordinates with the largest gradient that still have room. l0: the gradient scaled so that its
+    largest coordinate moves by `size` (the projection then keeps the best few).
+    """
+    step = _column(size, grad)
+    if norm == "linf":
+        return step * grad.sign()
+    scaled = grad / grad.abs().amax(1, keepdim=True).clamp_min(torch.finfo(grad.dtype).tiny)
+    if norm == "l2":
+        return step * scaled / scaled.square().sum(1, keepdim=True).sqrt().clamp_min(1e-12)
+    if norm == "l0":
+        return step * scaled
+    usable = torch.where(room > 0, scaled.abs(), torch.zeros_like(scaled))
+    count = max(1, round(share * grad.shape[1]))
+    chosen = _largest(usable, _column(float(count), grad)) * (usable > 0)
+    return step * scaled.sign() * chosen / chosen.sum(1, keepdim=True).clamp_min(1)
+
+
+def sample(streams: Streams, eps: float | Tensor, norm: str, lo: Tensor, hi: Tensor) -> Tensor:
+    """A uniform draw from the ball, then clipped to the box, shape (N, D). l0: eps random coordinates,
+    each uniform over its room.
+    """
+    d = lo.shape[1]
+    radius = _column(eps, lo)
+    if norm == "linf":
+        drawn = (2 * streams.uniform((d,), lo) - 1) * radius
+    elif norm == "l2":
+        direction = streams.normal((d,), lo)
+        direction = direction / direction.square().sum(1, keepdim=True).sqrt().clamp_min(1e-12)
+        drawn = direction * streams.uniform((1,), lo) ** (1 / d) * radius
+    elif norm == "l1":
+        sizes = streams.exponential((d + 1,), lo)
+        signs = streams.integers(2, (d,), lo) * 2 - 1
+        drawn = signs * sizes[:, :d] / sizes.sum(1, keepdim=True) * radius
+    else:
+        movable = streams.uniform((d,), lo) * (hi > lo)
+        drawn = (lo + (hi - lo) * streams.uniform((d,), lo)) * _largest(movable, radius)
+    return drawn.clamp(lo, hi)
+
+
+def _column(value: float | Tensor, like: Tensor) -> Tensor:
+    column = torch.as_tensor(value, dtype=like.dtype, device=like.device).reshape(-1, 1)
+    return column.expand(like.shape[0], 1)
+
+
+def _room(direction: Tensor, lo: Tensor, hi: Tensor) -> Tensor:
+    return torch.where(direction > 0, hi, -lo).clamp_min(0)
+
+
+def _largest(values: Tensor, counts: Tensor) -> Tensor:
+    """1 on the `counts` (N, 1) largest entries of each row (first ones on ties), else 0."""
+    order = values.argsort(dim=1, descending=True, stable=True)
+    rank = torch.empty_like(order).scatter_(
+        1, order, torch.arange(values.shape[1], device=values.device).expand_as(order)
+    )
+    return (rank < counts).to(values.dtype)
+
+
+def _water_level(size: Tensor, room: Tensor, radius: Tensor) -> Tensor:
+    """T (N, 1) with ‖min(t·size, room)‖₂ = radius, or large enough to fill the room if that is smaller.
+
+    Active set from below: with the saturated set of the last t frozen, the next t can only fall short, so the
+    sequence rises to the solution, stays feasible and ends after finitely many (in practice a few) rounds.
+    """
+    total = size.square().sum(1, keepdim=True).sqrt()
+    level = torch.where(total > 0, radius / total.clamp_min(torch.finfo(size.dtype).tiny), torch.zeros_like(total))
+    for _ in range(size.shape[1] + 1):
+        full = size * level >= room
+        spent = torch.where(full, room, torch.zeros_like(room)).square().sum(1, keepdim=True)
+        free = torch.where(full, torch.zeros_like(size), size).square().sum(1, keepdim=True)
+        left = (radius.square() - spent).clamp_min(0)
+        rise = torch.where(free > 0, (left / free.clamp_min(torch.finfo(size.dtype).tiny)).sqrt(), level)
+        if not bool((rise > level * (1 + 1e-6)).any()):
+            break
+        level = torch.maximum(level, rise)
+    return level
+
+
+def _soft_threshold(size: Tensor, room: Tensor, radius: Tensor) -> Tensor:
+    """λ (N, 1) with Σ min(max(size - λ, 0), room) = radius; the sum falls piecewise linearly in λ."""
+    size, room = size.double(), room.double()
+    points = torch.cat([size, size - room], 1)
+    turns = torch.cat([torch.ones_like(size), -torch.ones_like(size)], 1)
+    points, order = points.sort(dim=1, descending=True, stable=True)
+    slope = turns.gather(1, order).cumsum(1)
+    gaps = points[:, :-1] - points[:, 1:]
+    reached = torch.cat([torch.zeros_like(points[:, :1]), (slope[:, :-1] * gaps).cumsum(1)], 1)
+    at = (reached < radius.double()).sum(1, keepdim=True).clamp(1, points.shape[1] - 1) - 1
+    missing = radius.double() - reached.gather(1, at)
+    threshold = points.gather(1, at) - missing / slope.gather(1, at).clamp_min(1)
+    return threshold.clamp_min(0).to(radius.dtype)
+
+
+def _fill_steepest_first(slope: Tensor, room: Tensor, radius: Tensor) -> Tensor:
+    order = slope.argsort(dim=1, descending=True, stable=True)
+    sorted_room = room.gather(1, order)
+    before = torch.cat([torch.zeros_like(radius), sorted_room.cumsum(1)[:, :-1]], 1)
+    filled = torch.minimum(sorted_room, (radius - before).clamp_min(0))
+    return torch.zeros_like(room).scatter_(1, order, filled)

@@ -1,0 +1,113 @@
+"""How reports write numbers: percents with one decimal, the interval in brackets, n always stated."""
+
+from __future__ import annotations
+
+from sparring.auditing.report import Interval
+
+_NORMS_IN_GREY_LEVELS = ("linf",)
+
+
+def percent(value: float | None) -> str:
+    """A share of one. What is not quite nothing, or not quite all, is not rounded to it.
+
+    >>> percent(0.348), percent(0.0002), percent(0.9999), percent(None)
+    ('34.8 %', '<0.1 %', '>99.9 %', 'unknown')
+    """
+    if value is None:
+        return "unknown"
+    if 0 < value < 0.0005:
+        return "<0.1 %"
+    if 0.9995 <= value < 1:
+        return ">99.9 %"
+    return f"{_points(value)} %"
+
+
+def bounds(interval: Interval) -> str:
+    """The two ends in percent: ``[95.3, 98.4]``."""
+    return f"[{_points(interval.low)}, {_points(interval.high)}]"
+
+
+def with_bounds(interval: Interval) -> str:
+    """Value and interval: ``97.2 % [95.3, 98.4]``, or ``unknown`` where nothing was counted."""
+    if interval.value is None:
+        return "unknown"
+    return f"{percent(interval.value)} {bounds(interval)}"
+
+
+def with_n(interval: Interval) -> str:
+    """Value, interval and sample size: ``97.2 % [95.3, 98.4], n = 500``."""
+    return f"{with_bounds(interval)}, n = {count(interval.n)}"
+
+
+def count(number: int) -> str:
+    """A whole number with thousands separated.
+
+    >>> count(1234567)
+    '1,234,567'
+    """
+    return f"{number:,}"
+
+
+def counted(number: int, noun: str) -> str:
+    """A count and its noun.
+
+    >>> counted(1, "image"), counted(2, "image")
+    ('1 image', '2 images')
+    """
+    return f"{count(number)} {noun}{'' if number == 1 else 's'}"
+
+
+def per_image(total: int, images: int) -> str:
+    """The mean per image; a dash where there was no image.
+
+    >>> per_image(21, 2), per_image(100_000, 10), per_image(0, 0)
+    ('10.5', '10,000', '-')
+    """
+    if images == 0:
+        return "-"
+    mean = total / images
+    return f"{mean:.1f}" if mean < 100 else f"{mean:,.0f}"
+
+
+def significant(value: float, digits: int = 3) -> str:
+    """A measure with three significant digits.
+
+    >>> significant(0.0313725), significant(41.26), significant(123456.0)
+    ('0.0314', '41.3', '123,456')
+    """
+    if abs(value) >= 10 ** (digits - 1):
+        return f"{value:,.0f}"
+    return f"{value:.{digits}g}"
+
+
+def eps_text(value: float, norm: str) -> str:
+    """A budget as people write it: multiples of 1/255 for linf, three digits else.
+
+    >>> eps_text(8 / 255, "linf"), eps_text(0.3, "linf"), eps_text(0, "linf")
+    ('8/255', '0.3', '0')
+    """
+    steps = value * 255
+    if norm in _NORMS_IN_GREY_LEVELS and 0 < steps < 255 and abs(steps - round(steps)) < 1e-6:
+        return f"{round(steps)}/255"
+    return significant(value)
+
+
+def duration(seconds: float) -> str:
+    """A time span in the unit that suits it.
+
+    >>> duration(0.84), duration(83), duration(7260)
+    ('0.84 s', '1 min 23 s', '2 h 01 min')
+    """
+    if seconds < 10:
+        return f"{seconds:.2f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60:,} h {minutes % 60:02d} min"
+
+
+def _points(share: float) -> str:
+    return f"{abs(100 * share):.1f}" if abs(share) < 5e-4 else f"{100 * share:.1f}"

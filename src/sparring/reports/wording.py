@@ -1,0 +1,64 @@
+"""The sentences that several renderers share, so that they say the same thing."""
+
+from __future__ import annotations
+
+from sparring.auditing.report import Attacker, Report, Visibility
+from sparring.reports import numbers
+from sparring.reports.selections import undermining
+
+CAUTION = "The interval covers the sampling of images, not attacks that were too weak."
+NO_FINDINGS = "No findings: none of the checks that ran raised anything. That is no proof of robustness."
+INCOMPLETE = (
+    "This audit did not finish. The numbers are those of the part that was done; "
+    "the attacks that are missing can only lower the robust accuracy."
+)
+
+_BUDGETS = {
+    "linf": "Every value of the image may change by at most {eps}",
+    "l2": "The whole change may have a Euclidean length of at most {eps}",
+    "l1": "All changes together may add up to at most {eps}",
+    "l0": "At most {eps} values of the image may change, by any amount",
+}
+
+
+def budget(attacker: Attacker) -> str:
+    """What the norm and epsilon mean, in words."""
+    low, high = attacker.bounds
+    words = _BUDGETS.get(attacker.norm, "The change may measure at most {eps} in " + attacker.norm)
+    where = f" (values run from {low:g} to {high:g})"
+    mask = f"; only here: {attacker.mask}" if attacker.mask else ""
+    return words.format(eps=attacker.eps_text) + where + mask + "."
+
+
+def believable(report: Report) -> str:
+    """Whether the robust accuracy can be believed, and why."""
+    open_findings = undermining(report)
+    if not open_findings:
+        return "No open finding undermines the robust accuracy."
+    which = "finding undermines" if len(open_findings) == 1 else "findings undermine"
+    return f"{len(open_findings)} open {which} the robust accuracy; the true value may be far lower."
+
+
+def missed(report: Report) -> str | None:
+    """What the spot check says about images that the heavier attacks left out."""
+    bound = report.evaluation.missed_bound
+    if bound is None:
+        return None
+    return (
+        f"Spot check: of the images that the heavier attacks left out, at most {numbers.percent(bound)} "
+        "could still be broken (95 % confidence)."
+    )
+
+
+def visibility(seen: Visibility) -> str:
+    """How visible the perturbations are, by common rules of thumb for ssim and psnr."""
+    ssim, psnr = seen.ssim.median, seen.psnr.median
+    if ssim >= 0.98 and psnr >= 38:
+        words = "Most are hard to see even side by side with the original."
+    elif ssim >= 0.9 and psnr >= 28:
+        words = "Most show as faint noise when compared with the original, and are easily overlooked alone."
+    elif ssim >= 0.7:
+        words = "Most are plainly visible as noise, but the picture stays easy to recognise."
+    else:
+        words = "Most are strong: people see at once that the picture was changed."
+    return f"{words} (Rule of thumb from the medians over {numbers.counted(seen.images, 'broken image')}.)"

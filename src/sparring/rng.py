@@ -1,0 +1,92 @@
+"""One seed, one random stream per image and purpose.
+
+A stream is keyed by (seed, purpose, image digest), so an image's draws do not depend on the batch it travels
+in, on its place in the data set, or on how many times the run was interrupted. Philox (Salmon et al. 2011) is
+counter-based: any key gives an independent stream at no set-up cost. Draws are made on the CPU in float32, so
+they are the same on every device.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def digest(tensor: Tensor) -> bytes:
+    """SHA-256 of a tensor's shape and float32 values (32 bytes)."""
+    array = np.ascontiguousarray(tensor.detach().to("cpu", torch.float32).contiguous().numpy())
+    return hashlib.sha256(repr(array.shape).encode() + array.tobytes()).digest()
+
+
+def digests(images: Tensor) -> list[bytes]:
+    """Digest of every image of a batch of shape (N, ...)."""
+    return [digest(image) for image in images]
+
+
+def base_seed(generator: torch.Generator | None) -> int:
+    """One 63-bit seed drawn from `generator` (which advances); 0 when there is none."""
+    if generator is None:
+        return 0
+    draw = torch.randint(0, 2**63 - 1, (1,), generator=generator, device=generator.device)
+    return int(draw.item())
+
+
+class Streams:
+    """Random streams of a batch, one per image; draws come back stacked along the first dimension."""
+
+    def __init__(self, seed: int, purpose: str, image_digests: Sequence[bytes]) -> None:
+        self._seed = seed
+        self._purpose = purpose
+        self._digests = list(image_digests)
+        self._generators: list[np.random.Generator] | None = None
+
+    def __len__(self) -> int:
+        return len(self._digests)
+
+    def _open(self) -> list[np.random.Generator]:
+        if self._generators is None:
+            prefix = f"{self._seed}|{self._purpose}|".encode()
+            self._generators = [_generator(prefix + key) for key in self._digests]
+        return self._generators
+
+    def select(self, mask: Tensor) -> Streams:
+        """Streams of the images where `mask` (N,) is true; they go on where they are, shared with this one."""
+        kept = mask.nonzero().flatten().tolist()
+        chosen = Streams(self._seed, self._purpose, [self._digests[i] for i in kept])
+        generators = self._open()
+        chosen._generators = [generators[i] for i in kept]
+        return chosen
+
+    def uniform(self, shape: Sequence[int], like: Tensor) -> Tensor:
+        """Draws in [0, 1) of shape (N, *shape), on the device and in the dtype of `like`."""
+        return self._stack([g.random(tuple(shape), dtype=np.float32) for g in self._open()], shape, like)
+
+    def normal(self, shape: Sequence[int], like: Tensor) -> Tensor:
+        """Standard normal draws of shape (N, *shape)."""
+        draws = [g.standard_normal(tuple(shape), dtype=np.float32) for g in self._open()]
+        return self._stack(draws, shape, like)
+
+    def exponential(self, shape: Sequence[int], like: Tensor) -> Tensor:
+        """Unit exponential draws of shape (N, *shape)."""
+        draws = [g.standard_exponential(tuple(shape), dtype=np.float32) for g in self._open()]
+        return self._stack(draws, shape, like)
+
+    def integers(self, high: int, shape: Sequence[int], like: Tensor) -> Tensor:
+        """Integer draws in 0..high-1 of shape (N, *shape), int64."""
+        draws = [g.integers(high, size=tuple(shape)) for g in self._open()]
+        return self._stack(draws, shape, like).long()
+
+    def _stack(self, draws: list[np.ndarray], shape: Sequence[int], like: Tensor) -> Tensor:  # type: ignore[type-arg]
+        if not draws:
+            return like.new_zeros((0, *shape))
+        stacked = torch.from_numpy(np.stack(draws))
+        return stacked.to(like.device) if stacked.dtype == torch.int64 else stacked.to(like.device, like.dtype)
+
+
+def _generator(key: bytes) -> np.random.Generator:
+    words = np.frombuffer(hashlib.blake2b(key, digest_size=16).digest(), dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key=words))
