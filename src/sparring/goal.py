@@ -42,8 +42,8 @@ class Untargeted:
         return 1
 
     def is_met(self, logits: Tensor) -> Tensor:
-        """Bool (N,): the prediction differs from the label. Logits that are not finite never count."""
-        return _finite(logits) & (logits.argmax(1) != self.labels)
+        """Bool (N,): the prediction differs from the label. NaN logits never count."""
+        return _answered(logits) & (logits.argmax(1) != self.labels)
 
     def select(self, mask: Tensor | slice) -> Untargeted:
         """The goal of the images where `mask` is true, or of a slice."""
@@ -70,8 +70,8 @@ class Targeted:
         return -1
 
     def is_met(self, logits: Tensor) -> Tensor:
-        """Bool (N,): the prediction is the target. Logits that are not finite never count."""
-        return _finite(logits) & (logits.argmax(1) == self.targets)
+        """Bool (N,): the prediction is the target. NaN logits never count."""
+        return _answered(logits) & (logits.argmax(1) == self.targets)
 
     def select(self, mask: Tensor | slice) -> Targeted:
         """The goal of the images where `mask` is true, or of a slice."""
@@ -81,5 +81,5 @@ class Targeted:
 Goal = Untargeted | Targeted
 
 
-def _finite(logits: Tensor) -> Tensor:
-    return logits.isfinite().all(1)
+def _answered(logits: Tensor) -> Tensor:
+    return ~logits.isnan().any(1)

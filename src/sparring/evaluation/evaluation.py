@@ -1,0 +1,130 @@
+"""The result of an evaluation: records, estimates, stages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from sparring.estimate import Estimate, proportion
+from sparring.evaluation.records import Adversarials, ChunkResult, Record
+from sparring.threat import ThreatModel
+
+
+@dataclass(frozen=True)
+class StageSummary:
+    """One attack of an evaluation: images tried and broken, passes and seconds spent, what it had to note.
+
+    `rejected` candidates claimed to be adversarial but left the budget or the box; they were thrown away.
+    """
+
+    attack: str
+    tried: int
+    broke: int
+    robust_after: Estimate
+    forwards: int
+    backwards: int
+    seconds: float
+    rejected: int
+    complete: bool
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What the attacks did to the images. Robust accuracy is an upper bound: the images nobody broke."""
+
+    threat: ThreatModel
+    records: tuple[Record, ...]
+    stages: tuple[StageSummary, ...]
+    adversarials: Adversarials = field(repr=False)
+    seed: int
+    complete: bool
+    targeted: bool = False
+    missed_bound: float | None = None
+
+    @property
+    def clean_accuracy(self) -> Estimate:
+        """Share of all images that are classified correctly, with its 95 % Wilson interval."""
+        return proportion(sum(r.prediction == r.label for r in self.records), len(self.records))
+
+    @property
+    def robust_accuracy(self) -> Estimate:
+        """Share of all images classified correctly that no attack broke, with its 95 % Wilson interval.
+
+        The interval covers the sampling of images; attacks that were too weak are not in it.
+        """
+        return proportion(sum(survived(r) for r in self.records), len(self.records))
+
+    @property
+    def attack_success_rate(self) -> Estimate:
+        """Share of the attacked images (right at the start; targeted: and not labelled as the target) that broke."""
+        attacked = [r for r in self.records if r.forwards > 1]
+        return proportion(sum(r.broken_by is not None for r in attacked), len(attacked))
+
+
+def survived(record: Record) -> bool:
+    """Right at the start and broken by nothing."""
+    return record.prediction == record.label and record.broken_by is None
+
+
+class State:
+    """What is known so far, one row per image; stages are applied in order."""
+
+    def __init__(self, labels: Tensor, targets: Tensor | None) -> None:
+        n = len(labels)
+        self.labels, self.targets = labels, targets
+        self.digests = [""] * n
+        self.seen = torch.zeros(n, dtype=torch.bool)
+        self.predictions = torch.full((n,), -1)
+        self.margins: list[float | None] = [None] * n
+        self.broken_stage = torch.zeros(n, dtype=torch.int64)
+        self.adversarial_predictions = torch.full((n,), -1)
+        self.distances = torch.zeros(n, dtype=torch.float64)
+        self.forwards = torch.zeros(n, dtype=torch.int64)
+        self.backwards = torch.zeros(n, dtype=torch.int64)
+
+    def apply(self, result: ChunkResult) -> None:
+        """Take over one chunk of one stage; stage 0 is the clean pass."""
+        for o in result.outcomes:
+            self.forwards[o.index] += o.forwards
+            self.backwards[o.index] += o.backwards
+            known = self.margins[o.index]
+            if o.margin is not None and (known is None or o.margin < known or o.met):
+                self.margins[o.index] = o.margin
+            if result.stage == 0:
+                self.seen[o.index] = True
+                self.predictions[o.index] = o.prediction
+            elif o.met:
+                self.broken_stage[o.index] = result.stage
+                self.adversarial_predictions[o.index] = o.prediction
+                self.distances[o.index] = o.distance
+
+    def standing(self) -> Tensor:
+        """Bool (N,): right at the start, unbroken, and (targeted) not labelled as the target."""
+        standing = self.seen & (self.predictions == self.labels) & (self.broken_stage == 0)
+        return standing if self.targets is None else standing & (self.targets != self.labels)
+
+    def robust(self) -> int:
+        """Number of images right at the start and unbroken."""
+        return int((self.seen & (self.predictions == self.labels) & (self.broken_stage == 0)).sum())
+
+    def records(self, attacks: list[str]) -> tuple[Record, ...]:
+        """One record per image seen."""
+        return tuple(self._record(i, attacks) for i in self.seen.nonzero().flatten().tolist())
+
+    def _record(self, i: int, attacks: list[str]) -> Record:
+        stage = int(self.broken_stage[i])
+        return Record(
+            index=i,
+            digest=self.digests[i],
+            label=int(self.labels[i]),
+            prediction=int(self.predictions[i]),
+            margin=self.margins[i],
+            broken_by=attacks[stage - 1] if stage else None,
+            adversarial_prediction=int(self.adversarial_predictions[i]) if stage else None,
+            distance=float(self.distances[i]) if stage else None,
+            forwards=int(self.forwards[i]),
+            backwards=int(self.backwards[i]),
+        )

@@ -1,0 +1,253 @@
+"""What is known of each image, and how it outlives a kill.
+
+On disk a run is one folder named by its key: `key.json` says what the key is made of, `records.jsonl` grows line by
+line, and each chunk's adversarials are one safetensors shard. A chunk counts once its closing line is there; whatever
+stands after the last closing line was interrupted and is done again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import IO, Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from sparring.errors import InputError, RecordsError
+from sparring.files import write_whole
+
+
+@dataclass(frozen=True)
+class Record:
+    """One image. `margin`: how far the nearest verified point stayed from the attacker's goal, in logits (negative
+    once the goal was met; None where the model gives no finite logits). `distance` is that of the adversarial.
+    `forwards` and `backwards` count every pass spent on the image, verification included.
+    """
+
+    index: int
+    digest: str
+    label: int
+    prediction: int
+    margin: float | None
+    broken_by: str | None
+    adversarial_prediction: int | None
+    distance: float | None
+    forwards: int
+    backwards: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one stage learnt about one image. `prediction` and `distance` are those of the verified candidate."""
+
+    index: int
+    prediction: int
+    margin: float | None
+    met: bool
+    distance: float
+    forwards: int
+    backwards: int
+
+
+@dataclass(frozen=True, eq=False)
+class ChunkResult:
+    """One stage on one chunk: an outcome per tried image, and the adversarials of those that met the goal."""
+
+    stage: int
+    chunk: int
+    digest: str
+    outcomes: tuple[Outcome, ...]
+    indices: Tensor
+    adversarials: Tensor | None = field(repr=False)
+    rejected: int
+    seconds: float
+    notes: tuple[str, ...]
+
+
+class MemoryStore:
+    """Keeps results for the life of the process; nothing to resume."""
+
+    def __init__(self) -> None:
+        self._shards: list[tuple[Tensor, Tensor]] = []
+
+    def load(self, stage: int, chunk: int, digest: str) -> ChunkResult | None:
+        """Never has a result."""
+        del stage, chunk, digest
+        return None
+
+    def save(self, result: ChunkResult) -> None:
+        """Keep the adversarials."""
+        if result.adversarials is not None and len(result.indices):
+            self._shards.append((result.indices, result.adversarials))
+
+    def adversarials(self) -> dict[int, tuple[Any, int]]:
+        """Index of the image -> (shard, row)."""
+        return {int(index): (shard, row) for ids, shard in self._shards for row, index in enumerate(ids)}
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+class DiskStore:
+    """Append-only records of one run in `folder/<key>`; locked against a second process."""
+
+    def __init__(self, folder: Path, key: Mapping[str, Any]) -> None:
+        text = json.dumps(key, sort_keys=True, indent=1)
+        self.path = folder / hashlib.sha256(text.encode()).hexdigest()[:16]
+        write_whole(self.path / "key.json", text.encode())
+        self._done: dict[tuple[int, int], ChunkResult] = {}
+        self._shards: dict[int, tuple[Path, int]] = {}
+        try:
+            self._stream: IO[bytes] = (self.path / "records.jsonl").open("a+b")
+            fcntl.flock(self._stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RecordsError(
+                f"{self.path} is in use by another process: wait for it or choose another --out"
+            ) from None
+        except OSError as error:
+            raise RecordsError(f"cannot open {self.path / 'records.jsonl'}: {error.strerror}") from error
+        self._recover()
+
+    def load(self, stage: int, chunk: int, digest: str) -> ChunkResult | None:
+        """The stored result of this stage and chunk, if its images, labels and targets are the same."""
+        found = self._done.get((stage, chunk))
+        if found is None or found.digest != digest:
+            return None
+        self._remember(found)
+        return found
+
+    def save(self, result: ChunkResult) -> None:
+        """Write the shard whole, then the lines, then the closing line; each on disk before the next."""
+        if result.adversarials is not None and len(result.indices):
+            shard = {"indices": result.indices, "adversarials": result.adversarials.cpu().contiguous()}
+            write_whole(self._shard(result), safetensors.torch.save(shard))
+        lines = [json.dumps({"stage": result.stage, **asdict(outcome)}) for outcome in result.outcomes]
+        lines.append(json.dumps(_closing_line(result)))
+        start = self._stream.seek(0, os.SEEK_END)
+        try:
+            self._stream.write("".join(line + "\n" for line in lines).encode())
+            self._stream.flush()
+            os.fsync(self._stream.fileno())
+        except OSError as error:
+            os.ftruncate(self._stream.fileno(), start)
+            raise InputError(
+                f"cannot write {self.path}: {error.strerror}; what was finished is kept, run again to go on"
+            ) from error
+        self._remember(result)
+
+    def adversarials(self) -> dict[int, tuple[Any, int]]:
+        """Index of the image -> (shard file, row)."""
+        return dict(self._shards)
+
+    def close(self) -> None:
+        """Release the lock."""
+        self._stream.close()
+
+    def _remember(self, result: ChunkResult) -> None:
+        for row, index in enumerate(result.indices.tolist()):
+            self._shards[index] = (self._shard(result), row)
+
+    def _shard(self, result: ChunkResult) -> Path:
+        return self.path / "adversarials" / f"stage-{result.stage:02d}-chunk-{result.chunk:06d}.safetensors"
+
+    def _recover(self) -> None:
+        """Read what is complete, cut off the rest."""
+        self._stream.seek(0)
+        outcomes: list[Outcome] = []
+        kept = 0
+        for number, line in enumerate(self._stream, start=1):
+            try:
+                row = json.loads(line)
+                if not line.endswith(b"\n"):
+                    break
+                if "chunk" in row:
+                    self._close_chunk(row, outcomes)
+                    outcomes, kept = [], self._stream.tell()
+                else:
+                    outcomes.append(Outcome(**{f.name: row[f.name] for f in fields(Outcome)}))
+            except (ValueError, KeyError, TypeError) as error:
+                if self._stream.read(1):
+                    where = f"{self.path / 'records.jsonl'} is damaged at line {number}"
+                    raise RecordsError(f"{where}: delete the folder or choose another --out") from error
+                break
+        os.ftruncate(self._stream.fileno(), kept)
+
+    def _close_chunk(self, row: dict[str, Any], outcomes: list[Outcome]) -> None:
+        result = ChunkResult(
+            row["stage"],
+            row["chunk"],
+            row["digest"],
+            tuple(outcomes),
+            torch.tensor([o.index for o in outcomes if o.met], dtype=torch.int64),
+            None,
+            row["rejected"],
+            row["seconds"],
+            tuple(row["notes"]),
+        )
+        if len(outcomes) != row["tried"]:
+            raise ValueError("a chunk lacks lines")
+        stored_here = row["stage"] > 0 and len(result.indices) > 0
+        if not stored_here or _readable(self._shard(result), len(result.indices)):
+            self._done[result.stage, result.chunk] = result
+
+
+class Adversarials(Mapping[int, Tensor]):
+    """The verified adversarials, by image index; shards on disk are read when asked for.
+
+    `adversarials[i]` has shape (C, H, W); an image that did not break has none (`KeyError`).
+    """
+
+    def __init__(self, places: dict[int, tuple[Any, int]]) -> None:
+        self._places = dict(sorted(places.items()))
+
+    def __getitem__(self, index: int) -> Tensor:
+        shard, row = self._places[int(index)]
+        if isinstance(shard, Tensor):
+            return shard[row]
+        try:
+            with safe_open(shard, framework="pt") as stored:
+                found: Tensor = stored.get_slice("adversarials")[row]
+        except (OSError, SafetensorError) as error:
+            raise RecordsError(f"cannot read {shard}: {error}") from error
+        return found
+
+    def __iter__(self) -> Any:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def stack(self, images: Tensor) -> Tensor:
+        """`images` (N, C, H, W) with every broken image replaced by its adversarial."""
+        stacked = images.clone()
+        for index in self:
+            stacked[index] = self[index].to(stacked)
+        return stacked
+
+
+def _closing_line(result: ChunkResult) -> dict[str, Any]:
+    return {
+        "stage": result.stage,
+        "chunk": result.chunk,
+        "digest": result.digest,
+        "tried": len(result.outcomes),
+        "rejected": result.rejected,
+        "seconds": round(result.seconds, 6),
+        "notes": list(result.notes),
+    }
+
+
+def _readable(shard: Path, rows: int) -> bool:
+    try:
+        with safe_open(shard, framework="pt") as stored:
+            return bool(stored.get_slice("adversarials").get_shape()[0] == rows)
+    except (OSError, SafetensorError):
+        return False

@@ -1,0 +1,124 @@
+"""What an evaluation is about, checked: model, data in fixed chunks, goal, threat, seed, and the key of a run."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from sparring.attacks.base import Attack, check_goal
+from sparring.batching import Plan, plan
+from sparring.errors import InputError
+from sparring.goal import Goal, Targeted, Untargeted
+from sparring.model import Model, device_of, model_digest
+from sparring.problem import check_images
+from sparring.rng import digest
+from sparring.threat import ThreatModel
+
+
+class Images(Protocol):
+    """A tensor (N, C, H, W), or anything that gives such a tensor for a slice, read when needed."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, part: slice, /) -> Tensor: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What an evaluation is about, checked."""
+
+    model: Model
+    images: Images
+    labels: Tensor
+    targets: Tensor | None
+    threat: ThreatModel
+    seed: int
+    plan: Plan
+    chunk_size: int
+
+    def chunks(self) -> list[slice]:
+        """Fixed, index-aligned pieces; their size depends on the image shape alone."""
+        n = len(self.labels)
+        return [slice(a, min(a + self.chunk_size, n)) for a in range(0, n, self.chunk_size)]
+
+    def read(self, part: slice) -> Tensor:
+        """The images of a chunk, checked, on the model's device."""
+        images = self.images[part]
+        check_images(images, self.threat.bounds)
+        if len(images) != part.stop - part.start:
+            raise InputError(f"images {part.start}:{part.stop} came back as {len(images)} images")
+        return images.detach().to(device_of(self.model))
+
+    def goal(self, part: slice | Tensor) -> Goal:
+        """The attacker's goal for these images."""
+        device = device_of(self.model)
+        if self.targets is not None:
+            return Targeted(self.targets[part].to(device))
+        return Untargeted(self.labels[part].to(device))
+
+    def chunk_digest(self, images: Tensor, part: slice) -> str:
+        """Identity of a chunk: its images, labels and targets."""
+        pieces = [digest(images), self.labels[part].numpy().tobytes()]
+        if self.targets is not None:
+            pieces.append(self.targets[part].numpy().tobytes())
+        return hashlib.sha256(b"|".join(pieces)).hexdigest()
+
+
+def checked_task(
+    model: Model,
+    images: Images,
+    labels: Tensor,
+    targets: Tensor | None,
+    threat: ThreatModel,
+    seed: int,
+    batch_size: int | None,
+) -> Task:
+    """Build a task, or raise `InputError` that says what cannot be used."""
+    if not callable(model):
+        raise InputError(f"model must be callable, images to logits, got {type(model).__name__}")
+    if not isinstance(threat, ThreatModel):
+        raise InputError(f'threat must be a ThreatModel, such as ThreatModel("linf", "8/255"), got {threat!r}')
+    if isinstance(images, Tensor):
+        check_images(images, threat.bounds)
+    if len(images) == 0:
+        raise InputError("the data set is empty: there is nothing to evaluate")
+    labels = Untargeted(labels).labels.cpu()
+    check_goal(Untargeted(labels), len(images))
+    if targets is not None:
+        check_goal(Targeted(targets), len(images))
+        targets = targets.long().cpu()
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise InputError(f"seed must be a whole number >= 0, got {seed!r}")
+    first = images[0:2].detach()
+    check_images(first, threat.bounds)
+    how = plan(model, first.to(device_of(model)), batch_size)
+    return Task(model, images, labels, targets, threat, seed, how, chunk_size(first[0].numel()))
+
+
+def chunk_size(numbers_per_image: int) -> int:
+    """Images per chunk: a power of two between 16 and 1024 that keeps a chunk near 32 MiB of float32."""
+    fitting = max(16, min(1024, 2**23 // max(1, numbers_per_image)))
+    return int(2 ** (fitting.bit_length() - 1))
+
+
+def run_key(task: Task, attacks: Sequence[Attack]) -> dict[str, Any]:
+    """Everything that must be the same for an old record to be used; labels and images go by chunk digests."""
+    from sparring import __version__
+
+    threat = task.threat
+    return {
+        "sparring": __version__,
+        "model": model_digest(task.model, tuple(task.images[0:1].shape[1:]), threat.bounds),
+        "attacks": [str(attack) for attack in attacks],
+        "norm": threat.norm,
+        "eps": threat.eps,
+        "bounds": threat.bounds,
+        "mask": None if threat.mask is None else digest(threat.mask).hex(),
+        "goal": "untargeted" if task.targets is None else "targeted",
+        "seed": task.seed,
+        "chunk": task.chunk_size,
+        "images": len(task.labels),
+    }
