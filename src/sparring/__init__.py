@@ -1,8 +1,30 @@
 """A sparring partner for image classifiers: attack, explain, harden, layer, guard."""
 
-from sparring import attacks
+__version__ = "0.1.0"
+
+from sparring import attacks, reports
+from sparring.auditing import Report, audit
+from sparring.errors import SparringError
+from sparring.estimate import Estimate
+from sparring.evaluation import Evaluation, evaluate, robustness_curve
 from sparring.goal import Targeted, Untargeted
+from sparring.loading import load_data, load_image, load_model
 from sparring.threat import ThreatModel
 
-__version__ = "0.1.0"
-__all__ = ["Targeted", "ThreatModel", "Untargeted", "attacks"]
+__all__ = [
+    "Estimate",
+    "Evaluation",
+    "Report",
+    "SparringError",
+    "Targeted",
+    "ThreatModel",
+    "Untargeted",
+    "attacks",
+    "audit",
+    "evaluate",
+    "load_data",
+    "load_image",
+    "load_model",
+    "reports",
+    "robustness_curve",
+]

@@ -33,7 +33,19 @@ def parse_number(value: float | int | str, name: str = "eps") -> float:
     return number
 
 
-@dataclass(frozen=True, eq=False)
+def number_text(value: float) -> str:
+    """A budget as people write it: a multiple of 1/255 where that is exact and the decimal is not short.
+
+    >>> number_text(8 / 255), number_text(0.2), number_text(1.5)
+    ('8/255', '0.2', '1.5')
+    """
+    steps = value * 255
+    if float(f"{value:.3g}") != value and 0 < steps < 255 and abs(steps - round(steps)) < 1e-9:
+        return f"{round(steps)}/255"
+    return f"{value:g}"
+
+
+@dataclass(frozen=True, eq=False, init=False, repr=False)
 class ThreatModel:
     """All images within distance `eps` of the original and inside `bounds`.
 
@@ -80,11 +92,8 @@ class ThreatModel:
 
     @property
     def eps_text(self) -> str:
-        """`eps` as people write it: a multiple of 1/255 where it is one."""
-        steps = self.eps * 255
-        if self.norm == "linf" and self.eps > 0 and abs(steps - round(steps)) < 1e-9 and steps < 255:
-            return f"{round(steps)}/255"
-        return f"{self.eps:g}"
+        """`eps` as people write it."""
+        return number_text(self.eps)
 
     def with_eps(self, eps: float | str) -> ThreatModel:
         """The same threat with another budget."""

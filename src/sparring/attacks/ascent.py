@@ -84,14 +84,14 @@ def step_schedule(name: str, size: float, steps: int) -> list[float]:
     return [size * SCHEDULES[name](step / steps) for step in range(steps)]
 
 
-def default_step_size(threat: ThreatModel, steps: int) -> float:
-    """2.5·eps/steps (Madry et al. 2018): far enough to cross the ball.
+def default_step_size(threat: ThreatModel, steps: int, schedule: str = "constant") -> float:
+    """2.5·eps/steps (Madry et al. 2018) for constant steps; eps, to begin with, for steps that shrink.
 
     l0: the largest coordinate moves by twice the box, so that the projection can exchange the few it keeps.
     """
     if threat.norm == "l0":
         return 2 * (threat.bounds[1] - threat.bounds[0])
-    return 2.5 * threat.eps / steps
+    return 2.5 * threat.eps / steps if schedule == "constant" else threat.eps
 
 
 def climb_once(

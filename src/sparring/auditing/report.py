@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from sparring.errors import InputError
 from sparring.estimate import Estimate
+from sparring.evaluation import Record
 
 SCHEMA_VERSION = "1.0"
 
@@ -100,21 +101,6 @@ class Stage(Plain):
     rejected: int = Field(0, description="candidates that left the budget or the box and were thrown away")
     complete: bool = True
     notes: tuple[str, ...] = ()
-
-
-class Record(Plain):
-    """One image: what became of it."""
-
-    index: int
-    digest: str
-    label: int
-    prediction: int
-    margin: float | None
-    broken_by: str | None
-    adversarial_prediction: int | None
-    distance: float | None
-    forwards: int
-    backwards: int
 
 
 class EvaluationSection(Plain):

@@ -10,23 +10,26 @@ from sparring.errors import InputError, unknown
 EFFORTS: dict[str, tuple[Attack, ...]] = {
     "quick": (
         RandomNoise(draws=5),
-        PGD(steps=20, loss="margin", schedule="cosine", random_start=False),
+        PGD(steps=10, loss="margin", schedule="cosine", random_start=False),
+        PGD(steps=20, schedule="cosine"),
     ),
     "standard": (
         RandomNoise(draws=10),
         PGD(steps=10, loss="margin", schedule="cosine", random_start=False),
-        PGD(steps=40, loss="cross_entropy"),
+        PGD(steps=40, schedule="cosine", restarts=2),
         PGD(steps=40, loss="margin", schedule="cosine", restarts=2),
-        PGD(steps=40, loss="dlr", schedule="cosine", restarts=2),
+        PGD(steps=40, loss="dlr", schedule="cosine"),
     ),
     "thorough": (
         RandomNoise(draws=100),
         PGD(steps=10, loss="margin", schedule="cosine", random_start=False),
-        PGD(steps=100, loss="cross_entropy", restarts=3),
+        PGD(steps=100, schedule="cosine", restarts=5),
         PGD(steps=100, loss="margin", schedule="cosine", restarts=5),
         PGD(steps=100, loss="dlr", schedule="cosine", restarts=5),
+        PGD(steps=100),
     ),
 }
+"""Effort to attacks."""
 
 
 def chosen_attacks(attacks: Sequence[Attack | str] | None, effort: str) -> list[Attack]:

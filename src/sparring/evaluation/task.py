@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from sparring.attacks.base import Attack, check_goal
@@ -24,6 +25,19 @@ class Images(Protocol):
 
     def __len__(self) -> int: ...
     def __getitem__(self, part: slice, /) -> Tensor: ...
+
+
+class Subset:
+    """Some images of a set, in the given order, read when needed."""
+
+    def __init__(self, images: Images, indices: Sequence[int]) -> None:
+        self._images, self._indices = images, list(indices)
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, part: slice, /) -> Tensor:
+        return torch.cat([self._images[i : i + 1] for i in self._indices[part]])
 
 
 @dataclass(frozen=True, eq=False)

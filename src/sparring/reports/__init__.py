@@ -4,13 +4,9 @@ Importing this package fills `sparring.auditing.report.RENDERERS`, so that `Repo
 """
 
 from sparring.auditing.report import RENDERERS
-from sparring.reports import as_json, html, junit, sarif
+from sparring.reports.as_json import render as _json
+from sparring.reports.html import render as _html
+from sparring.reports.junit import render as _junit
+from sparring.reports.sarif import render as _sarif
 
-RENDERERS.update(
-    {
-        ".json": as_json.render,
-        ".html": html.render,
-        ".xml": junit.render,
-        ".sarif": sarif.render,
-    }
-)
+RENDERERS.update({".json": _json, ".html": _html, ".xml": _junit, ".sarif": _sarif})

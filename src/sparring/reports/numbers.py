@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from sparring.auditing.report import Interval
 
 _NORMS_IN_GREY_LEVELS = ("linf",)
@@ -37,6 +39,14 @@ def with_bounds(interval: Interval) -> str:
 def with_n(interval: Interval) -> str:
     """Value, interval and sample size: ``97.2 % [95.3, 98.4], n = 500``."""
     return f"{with_bounds(interval)}, n = {count(interval.n)}"
+
+
+def sample_size(intervals: Iterable[Interval]) -> str:
+    """The n that intervals have in common, or its range: ``n = 500``."""
+    sizes = sorted({interval.n for interval in intervals})
+    if not sizes:
+        return "n = 0"
+    return f"n = {count(sizes[0])}" + ("" if len(sizes) == 1 else f" to {count(sizes[-1])}")
 
 
 def count(number: int) -> str:
@@ -75,7 +85,7 @@ def significant(value: float, digits: int = 3) -> str:
     >>> significant(0.0313725), significant(41.26), significant(123456.0)
     ('0.0314', '41.3', '123,456')
     """
-    if abs(value) >= 10 ** (digits - 1):
+    if 10 ** (digits - 1) <= abs(value) < 1e9:
         return f"{value:,.0f}"
     return f"{value:.{digits}g}"
 
@@ -110,4 +120,4 @@ def duration(seconds: float) -> str:
 
 
 def _points(share: float) -> str:
-    return f"{abs(100 * share):.1f}" if abs(share) < 5e-4 else f"{100 * share:.1f}"
+    return f"{max(0.0, 100 * share):.1f}"

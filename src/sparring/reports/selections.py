@@ -11,9 +11,7 @@ SEVERITIES = ("critical", "warning", "note")
 
 def sorted_findings(report: Report) -> list[Finding]:
     """Findings by severity; within one, what is open before what is resolved, what undermines first."""
-    return sorted(
-        report.findings, key=lambda f: (SEVERITIES.index(f.severity), f.resolved, not f.undermines, f.code)
-    )
+    return sorted(report.findings, key=lambda f: (SEVERITIES.index(f.severity), f.resolved, not f.undermines, f.code))
 
 
 def undermining(report: Report) -> list[Finding]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sparring.auditing.report import Attacker, Report, Visibility
+from sparring.auditing.report import Attacker, CostCurve, Report, Visibility
 from sparring.reports import numbers
 from sparring.reports.selections import undermining
 
@@ -27,7 +27,7 @@ def budget(attacker: Attacker) -> str:
     words = _BUDGETS.get(attacker.norm, "The change may measure at most {eps} in " + attacker.norm)
     where = f" (values run from {low:g} to {high:g})"
     mask = f"; only here: {attacker.mask}" if attacker.mask else ""
-    return words.format(eps=attacker.eps_text) + where + mask + "."
+    return words.replace("{eps}", attacker.eps_text) + where + mask + "."
 
 
 def believable(report: Report) -> str:
@@ -62,3 +62,15 @@ def visibility(seen: Visibility) -> str:
     else:
         words = "Most are strong: people see at once that the picture was changed."
     return f"{words} (Rule of thumb from the medians over {numbers.counted(seen.images, 'broken image')}.)"
+
+
+def half_cost(cost: CostCurve) -> str | None:
+    """At which cost half of all that fell had fallen; None where nothing fell."""
+    points = sorted(cost.points, key=lambda p: p.cost)
+    if not points or points[-1].broken <= 0:
+        return None
+    half = next(p for p in points if p.broken >= points[-1].broken / 2)
+    return (
+        f"{numbers.percent(points[-1].broken)} of the images right at the start fell in the end; "
+        f"half of those had fallen after {numbers.significant(half.cost)} {cost.unit}."
+    )

@@ -1,0 +1,192 @@
+"""Looks at model and data before the first attack: the mistakes that make every later number wrong."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from sparring.auditing.findings import FINDINGS
+from sparring.auditing.report import Finding
+from sparring.batching import laid_out
+from sparring.errors import ModelError, UnsupportedError
+from sparring.estimate import mcnemar, proportion
+from sparring.goal import Untargeted
+from sparring.losses import cross_entropy, margin
+from sparring.model import Model, OutputAdapter, frozen_eval, logits_of
+
+SATURATED = 0.01
+"""Share of exactly 0-or-1 probabilities (of the largest class) above which a logarithm cannot recover the logits."""
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """The model to attack (adapted where outputs were probabilities), the findings, and what may be used."""
+
+    model: Model
+    findings: tuple[Finding, ...]
+    differentiable: bool
+
+
+def preflight(model: Model, images: Tensor, labels: Tensor, bounds: tuple[float, float]) -> Preflight:
+    """Run every check on a sample of images (N, C, H, W) with labels (N,), at most a few hundred of each.
+
+    The calls are about twenty forwards and two backwards per image. Raises `ModelError` where the model does not
+    answer with logits at all.
+    """
+    findings: list[Finding] = []
+    if isinstance(model, nn.Module) and any(m.training for m in model.modules()):
+        findings.append(
+            FINDINGS["train-mode"].found("model.training was True in at least one submodule", resolved=True)
+        )
+    with frozen_eval(model):
+        logits = _logits(model, images)
+        findings += _outputs(logits)
+        attacked = model
+        if findings and findings[-1].code == "probability-outputs":
+            attacked = OutputAdapter(model if isinstance(model, nn.Module) else _Wrapped(model), "probabilities")
+        findings += _determinism(model, images[:64], logits[:64])
+        findings += _batch_independence(model, images[:8], logits)
+        findings += _data(images, labels, logits, bounds)
+        findings += _normalisation(model, images, labels, logits)
+        gradient, differentiable = _gradient(attacked, images[:64], labels[:64])
+        findings += gradient
+    return Preflight(attacked, tuple(findings), differentiable)
+
+
+class _Wrapped(nn.Module):
+    """A plain callable as a module."""
+
+    def __init__(self, function: Model) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.function(images)
+
+
+def _logits(model: Model, images: Tensor) -> Tensor:
+    with torch.no_grad():
+        return torch.cat([logits_of(model, part) for part in torch.split(images, 64)]).float()
+
+
+def _outputs(logits: Tensor) -> list[Finding]:
+    """Croce & Hein's test for probabilities: all in [0, 1], rows sum to 1 within 1e-5."""
+    inside = bool((logits >= -1e-5).all()) and bool((logits <= 1 + 1e-5).all())
+    if not inside or not bool(((logits.sum(1) - 1).abs() < 1e-5 * logits.shape[1]).all()):
+        return []
+    saturated = float(((logits.amax(1) >= 1) | (logits.amin(1) <= 0)).float().mean())
+    evidence = (
+        f"all {len(logits)} output rows are non-negative and sum to 1; {100 * saturated:.1f} % contain an exact 0 or 1"
+    )
+    return [FINDINGS["probability-outputs"].found(evidence, resolved=saturated <= SATURATED)]
+
+
+def _determinism(model: Model, images: Tensor, logits: Tensor) -> list[Finding]:
+    """Five passes over the same images (Croce & Hein's count); the logits may differ by 1e-4 of their scale."""
+    scale = float(logits.abs().max().clamp_min(1e-12))
+    differences = [float((_logits(model, images) - logits).abs().max()) / scale for _ in range(4)]
+    if max(differences) <= 1e-4:
+        return []
+    return [
+        FINDINGS["random-outputs"].found(f"logits of the same images differ by up to {max(differences):.1e} of scale")
+    ]
+
+
+def _batch_independence(model: Model, images: Tensor, logits: Tensor) -> list[Finding]:
+    if len(images) < 2:
+        return []
+    alone = torch.cat([_logits(model, image[None]) for image in images])
+    scale = float(logits.abs().max().clamp_min(1e-12))
+    difference = float((alone - logits[: len(images)]).abs().max()) / scale
+    again = float((_logits(model, images) - _logits(model, images)).abs().max()) / scale
+    if difference <= max(1e-3, 10 * again):
+        return []
+    return [
+        FINDINGS["batch-dependence"].found(f"logits alone and in a batch differ by {difference:.1e} of their scale")
+    ]
+
+
+def _data(images: Tensor, labels: Tensor, logits: Tensor, bounds: tuple[float, float]) -> list[Finding]:
+    findings = []
+    low, high = float(images.min()), float(images.max())
+    if high - low < 0.1 * (bounds[1] - bounds[0]):
+        evidence = f"pixels lie in [{low:.4g}, {high:.4g}], the bounds are [{bounds[0]:g}, {bounds[1]:g}]"
+        findings.append(FINDINGS["narrow-input-range"].found(evidence))
+    commonest, count = Counter(labels.tolist()).most_common(1)[0]
+    if count == len(labels):
+        evidence = f"all {count} sampled labels are class {commonest}"
+        return [*findings, FINDINGS["single-class-data"].found(evidence)]
+    accuracy = proportion(int((logits.argmax(1) == labels).sum()), len(labels))
+    majority = count / len(labels)
+    if accuracy <= majority or (len(labels) >= 100 and accuracy.low <= majority):
+        evidence = f"clean accuracy {accuracy}; always answering {commonest} gives {100 * majority:.1f} %"
+        findings.append(FINDINGS["at-chance"].found(evidence))
+    return findings
+
+
+def _normalisation(model: Model, images: Tensor, labels: Tensor, logits: Tensor) -> list[Finding]:
+    right = logits.argmax(1) == labels
+    best: tuple[float, str] | None = None
+    for name, change in _preprocessings(images.shape[1] if images.dim() == 4 else 0).items():
+        try:
+            other = _logits(model, change(images)).argmax(1) == labels
+        except ModelError:
+            continue
+        gained, lost = int((other & ~right).sum()), int((right & ~other).sum())
+        share = (gained - lost) / len(labels)
+        if share >= 0.05 and mcnemar(gained, lost) < 0.001 and (best is None or share > best[0]):
+            now, then = (100 * float(verdict.float().mean()) for verdict in (right, other))
+            best = (share, f"{name}: {then:.1f} % instead of {now:.1f} %")
+    if best is None:
+        return []
+    return [FINDINGS["wrong-normalisation"].found(f"accuracy on the same {len(labels)} images with {best[1]}")]
+
+
+def _preprocessings(channels: int) -> dict[str, Callable[[Tensor], Tensor]]:
+    common: dict[str, Callable[[Tensor], Tensor]] = {
+        "inputs times 255": lambda x: 255 * x,
+        "inputs in [-1, 1] (mean 0.5, std 0.5)": lambda x: 2 * x - 1,
+        "inverted inputs (1 - x)": lambda x: 1 - x,
+    }
+    if channels == 1:
+        common["MNIST's mean 0.1307, std 0.3081"] = lambda x: (x - 0.1307) / 0.3081
+    if channels == 3:
+        mean = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
+        std = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+        common["ImageNet's mean (0.485, 0.456, 0.406), std (0.229, 0.224, 0.225)"] = lambda x: (
+            (x - mean.to(x)) / std.to(x)
+        )
+        common["channels in the order BGR"] = lambda x: x.flip(1)
+    return common
+
+
+def _gradient(model: Model, images: Tensor, labels: Tensor) -> tuple[list[Finding], bool]:
+    try:
+        share = {name: _zero_share(model, images, labels, loss) for name, loss in _LOSSES.items()}
+    except (UnsupportedError, ModelError, RuntimeError) as error:
+        return [FINDINGS["no-gradient"].found(str(error).splitlines()[0])], False
+    n = len(images)
+    if share["margin"] > 0:
+        evidence = f"the margin's input gradient is exactly zero for {share['margin']} of {n} images"
+        return [FINDINGS["zero-gradient"].found(evidence)], True
+    if share["cross_entropy"] > 0:
+        evidence = f"the cross-entropy's input gradient is exactly zero for {share['cross_entropy']} of {n} images"
+        return [FINDINGS["vanishing-cross-entropy"].found(evidence, resolved=True)], True
+    return [], True
+
+
+_LOSSES = {"margin": margin, "cross_entropy": cross_entropy}
+
+
+def _zero_share(model: Model, images: Tensor, labels: Tensor, loss: Callable[[Tensor, Untargeted], Tensor]) -> int:
+    x = laid_out(images, channels_last=False).requires_grad_()
+    with torch.enable_grad():
+        value = loss(logits_of(model, x).float(), Untargeted(labels)).sum()
+    if not value.requires_grad:
+        raise UnsupportedError("the output carries no gradient to the input (a non-differentiable step or no_grad)")
+    (grad,) = torch.autograd.grad(value, x)
+    return int((grad.flatten(1) == 0).all(1).sum())

@@ -1,0 +1,221 @@
+"""`sparring.toml`: model, data, threat and audit, declared once."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from sparring.errors import ConfigError, DataError, InputError, unknown
+from sparring.loading.builtin_data import DATA_SETS
+from sparring.loading.limits import check_bytes
+from sparring.loading.paths import existing_file, kind_of, user_path
+from sparring.norms import NORMS
+from sparring.threat import parse_number
+
+
+def _number_or_fraction(value: Any) -> Any:
+    """Keeps "8/255" as it was written; refuses what is no number."""
+    if parse_number(value) < 0:
+        raise InputError(f"must be >= 0, got {value!r}")
+    return value if isinstance(value, str) else float(value)
+
+
+def _norm(value: str) -> str:
+    if value not in NORMS:
+        raise InputError(unknown("norm", value, list(NORMS)))
+    return value
+
+
+def _no_booleans(value: Any) -> Any:
+    """TOML tells true from 1; so do we."""
+    if isinstance(value, bool) or (isinstance(value, (list, tuple)) and any(isinstance(v, bool) for v in value)):
+        raise InputError(f"must be a number, got {value!r}")
+    return value
+
+
+_Whole = Annotated[int, BeforeValidator(_no_booleans)]
+_Real = Annotated[float, BeforeValidator(_no_booleans)]
+_PerChannel = Annotated[float | tuple[float, ...], BeforeValidator(_no_booleans)]
+
+
+class Table(BaseModel):
+    """One table of the file: immutable, closed to unknown keys, finite numbers only."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class ModelTable(Table):
+    """[model], the arguments of `load_model`."""
+
+    spec: str = Field(min_length=1, description='a built-in name, "package.module:factory" or "file.py:factory"')
+    weights: Path | None = Field(default=None, description=".safetensors, or a checkpoint of plain tensors")
+    mean: _PerChannel | None = Field(
+        default=None, description="subtracted inside the model, one number or one per channel"
+    )
+    std: _PerChannel | None = Field(default=None, description="divided by inside the model")
+    outputs: Literal["logits", "probabilities", "one-logit", "one-probability"] = Field(
+        default="logits", description="what the model returns"
+    )
+    output_index: _Whole | str | None = Field(default=None, description="which element of a tuple or mapping to take")
+    device: str = Field(default="cpu", description='"cpu", "cuda", "cuda:1", ...')
+
+
+class DataTable(Table):
+    """[data], the arguments of `load_data`."""
+
+    source: str = Field(min_length=1, description="digits, mnist5k, fashion-mnist, photos, a folder, .npz or idx file")
+    split: Literal["train", "test"] = Field(default="test", description='"test" or "train"')
+    n: _Whole | None = Field(default=None, ge=1, description="how many images, class-balanced; left out: all")
+    size: _Whole | tuple[_Whole, _Whole] | None = Field(default=None, description="resize: a number or [height, width]")
+    channels: _Whole | None = Field(default=None, ge=1, description="1 grey, 3 colour; left out: as stored")
+    labels: Path | None = Field(default=None, description="labels from a file instead: .npy, .txt or idx1")
+    classes: tuple[str, ...] | None = Field(default=None, description="class names in the model's order")
+
+
+class ThreatTable(Table):
+    """[threat]: what the attacker may do."""
+
+    norm: Annotated[str, AfterValidator(_norm)] = Field(default="linf", description=", ".join(NORMS))
+    eps: Annotated[float | str, BeforeValidator(_number_or_fraction)] = Field(
+        description='budget in units of the images, a number or a fraction such as "8/255"'
+    )
+    bounds: tuple[_Real, _Real] = Field(default=(0.0, 1.0), description="smallest and largest pixel value")
+    mask: Path | None = Field(default=None, description="PNG or .npy; only its nonzero pixels may change")
+    target: _Whole | None = Field(default=None, ge=0, description="class to be reached; left out: any wrong class")
+
+
+class AuditTable(Table):
+    """[audit]: how hard to try, and what to write down."""
+
+    effort: str = Field(default="standard", description='"quick", "standard" or "thorough"')
+    attacks: tuple[str, ...] | None = Field(default=None, description='instead of an effort: ["pgd:steps=40", ...]')
+    seed: _Whole = Field(default=0, ge=0, description="of every random draw")
+    batch_size: _Whole | None = Field(default=None, ge=1, description="left out: chosen from the model")
+    fail_under: _Real | None = Field(default=None, ge=0, le=1, description="exit 1 below this robust accuracy")
+    reports: tuple[Path, ...] = Field(default=(), description="files to write: .json, .html, .xml, .sarif")
+    records: Path | None = Field(default=None, description="folder that keeps the work, to resume from")
+
+
+class Config(Table):
+    """The whole file. Tables may be missing as long as flags bring what is needed."""
+
+    model: ModelTable | None = None
+    data: DataTable | None = None
+    threat: ThreatTable | None = None
+    audit: AuditTable = AuditTable()
+
+
+TABLES: dict[str, type[Table]] = {
+    "model": ModelTable,
+    "data": DataTable,
+    "threat": ThreatTable,
+    "audit": AuditTable,
+}
+"""By name. No key stands in two tables, so a key alone names a setting."""
+
+FLAGS: dict[str, tuple[str, str]] = {
+    "model": ("model", "spec"),
+    "data": ("data", "source"),
+    **{key: (table, key) for table, kind in TABLES.items() for key in kind.model_fields},
+}
+"""What `merge` accepts: every key, and the short forms model and data."""
+
+
+def load_config(path: str | Path) -> Config:
+    """Read and check a `sparring.toml`; relative paths in it start at its folder.
+
+    Raises `ConfigError` naming the file, the table and the key, with the allowed keys, nearest first.
+    """
+    file = user_path(path)
+    try:
+        existing_file(file, "the configuration")
+        check_bytes(file, "the file", (file.stat().st_size,))
+        tables = tomllib.loads(file.read_text(encoding="utf-8"))
+    except DataError as error:
+        raise ConfigError(f"{error}; `sparring init` writes one") from error
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{file} is not valid TOML: {error}") from error
+    return _checked(_resolved(tables, file.absolute().parent), str(file))
+
+
+def merge(config: Config, **flags: Any) -> Config:
+    """`config` with flags laid over it; None means not given. Paths in flags start at the current folder.
+
+    flags: any key of any table (`eps="8/255"`, `n=100`, `seed=3`), `model` for the model's spec, `data` for the
+    data's source. Raises `ConfigError` for an unknown flag, a wrong value, or a table whose required key is missing.
+    """
+    tables = config.model_dump(exclude_none=True, exclude_unset=True)
+    for flag, value in flags.items():
+        if flag not in FLAGS:
+            raise ConfigError(unknown("flag", flag, sorted(FLAGS)))
+        if value is not None:
+            table, key = FLAGS[flag]
+            tables.setdefault(table, {})[key] = value
+    return _checked(tables, "the flags")
+
+
+def _checked(tables: dict[str, Any], where: str) -> Config:
+    try:
+        return Config.model_validate(tables)
+    except ValidationError as error:
+        raise ConfigError(_explained(error, where)) from None
+
+
+def _explained(error: ValidationError, where: str) -> str:
+    """The first problem, with unknown keys before the rest: a mistyped key also looks like a missing one."""
+    problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
+    first = problems[0]
+    alternatives = [problem for problem in problems if problem["loc"][:2] == first["loc"][:2]]
+    table, *rest = (str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        if not rest:
+            return f"{where}: {unknown('table', table, list(TABLES))}"
+        return f"{where}, [{table}]: {unknown('key', rest[0], list(TABLES[table].model_fields))}"
+    if not rest:
+        return f"{where}: {table} must be a table: write [{table}] and its keys below"
+    field = TABLES[table].model_fields[rest[0]]
+    if first["type"] == "missing":
+        return f"{where}, [{table}]: {rest[0]} is missing: {field.description}"
+    if len(alternatives) > 1:
+        return f"{where}, [{table}] {rest[0]}: got {_short(first['input'])}; expected {field.description}"
+    message = first["msg"].removeprefix("Value error, ") + (
+        "" if first["type"] == "value_error" else f", got {_short(first['input'])}"
+    )
+    return f"{where}, [{table}] {rest[0]}: {message}; expected {field.description}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _resolved(tables: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Relative paths, where they are paths at all, joined to the folder of the file."""
+
+    def joined(key: str, value: Any) -> Any:
+        if key == "reports" and isinstance(value, list):
+            return [joined("records", entry) for entry in value]
+        return str(folder / user_path(value)) if is_path(key, value, folder) else value
+
+    return {
+        table: {key: joined(key, value) for key, value in keys.items()} if isinstance(keys, dict) else keys
+        for table, keys in tables.items()
+    }
+
+
+def is_path(key: str, value: Any, folder: Path) -> bool:
+    """Is the value of this key a path? A data source is one if it looks like one or lies in `folder`."""
+    if not isinstance(value, (str, Path)):
+        return False
+    text = str(value)
+    if key == "spec":
+        return text.rpartition(":")[0].endswith(".py")
+    if key == "source":
+        looks = "/" in text or "." in text or text.startswith("~") or kind_of(folder / text) != "missing"
+        return bool(text) and text not in DATA_SETS and looks
+    return key in ("weights", "labels", "mask", "records", "reports")

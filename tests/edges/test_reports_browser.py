@@ -1,0 +1,66 @@
+"""The HTML report in a real browser: no request, no error, no sideways scrolling, readable plots."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.edges import reports_factory as factory
+
+pytestmark = pytest.mark.browser
+CHROMIUM = shutil.which("chromium")
+MAKERS = (factory.sample, factory.bare, factory.hostile, factory.photos)
+PLOT_TEXT = """() => [...document.querySelectorAll('.drawn svg')].flatMap(svg => {
+    const scale = svg.getBoundingClientRect().width / svg.viewBox.baseVal.width;
+    return [...svg.querySelectorAll('text')].map(t => scale * parseFloat(getComputedStyle(t).fontSize));
+})"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[object]:
+    if CHROMIUM is None:
+        reason = "chromium is missing: run scripts/system-packages.sh"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("reports")
+    return {make.__name__: make().save(folder / f"{make.__name__}.html") for make in MAKERS}
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 400])
+@pytest.mark.parametrize("name", [make.__name__ for make in MAKERS])
+def test_the_page_stands_on_its_own(browser, files, name: str, width: int, scheme: str) -> None:
+    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    requests: list[str] = []
+    problems: list[str] = []
+    page.on("request", lambda request: requests.append(request.url))
+    page.on("console", lambda message: problems.append(message.text))
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("dialog", lambda dialog: problems.append(dialog.message))
+    try:
+        page.goto(files[name].as_uri())
+        assert [url for url in requests if not url.startswith("data:")] == [files[name].as_uri()]
+        assert problems == []
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert page.evaluate("document.querySelectorAll('script').length") == 0
+        sizes = page.evaluate(PLOT_TEXT)
+        assert all(10.9 < size < 18 for size in sizes)
+        assert bool(sizes) == (name != "bare")
+        paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert (sum(int(c) for c in paper[4:-1].split(",")) > 384) == (scheme == "light")
+    finally:
+        page.close()
