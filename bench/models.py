@@ -171,7 +171,7 @@ def train(
 
 RECIPES = {
     ("small", "standard"): {"images": 60_000, "epochs": 4, "budget_s": 300.0},
-    ("small", "pgd"): {"images": 30_000, "epochs": 8, "budget_s": 900.0},
+    ("small", "pgd"): {"images": 60_000, "epochs": 8, "budget_s": 900.0},
     ("wide", "standard"): {"images": 60_000, "epochs": 2, "budget_s": 600.0},
     ("wide", "pgd"): {"images": 20_000, "epochs": 4, "budget_s": 900.0},
 }

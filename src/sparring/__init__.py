@@ -3,7 +3,7 @@
 __version__ = "0.1.0"
 
 from sparring import attacks, reports
-from sparring.auditing import Report, audit
+from sparring.auditing import Report, attack_image, audit
 from sparring.errors import SparringError
 from sparring.estimate import Estimate
 from sparring.evaluation import Evaluation, evaluate, robustness_curve
@@ -19,6 +19,7 @@ __all__ = [
     "Targeted",
     "ThreatModel",
     "Untargeted",
+    "attack_image",
     "attacks",
     "audit",
     "evaluate",

@@ -97,11 +97,11 @@ def logits_of(model: Model, images: Tensor) -> Tensor:
     Raises `ModelError` that names what came back and the one-line fix.
     """
     try:
-        output = model(images)
+        output: object = model(images)
     except RuntimeError as error:
         shape = tuple(images.shape)
         raise ModelError(f"the model failed on images of shape {shape}: {_first_line(error)}") from error
-    if isinstance(output, (tuple, list, dict)) or not isinstance(output, Tensor):
+    if not isinstance(output, Tensor):
         raise ModelError(
             f"the model returned {type(output).__name__}, not a tensor of logits: "
             "pick one with load_model(..., output_index=0) or wrap it in sp.model.OutputAdapter(model, index=0)"

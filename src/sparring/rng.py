@@ -80,7 +80,7 @@ class Streams:
         draws = [g.integers(high, size=tuple(shape)) for g in self._open()]
         return self._stack(draws, shape, like).long()
 
-    def _stack(self, draws: list[np.ndarray], shape: Sequence[int], like: Tensor) -> Tensor:  # type: ignore[type-arg]
+    def _stack(self, draws: list[np.ndarray], shape: Sequence[int], like: Tensor) -> Tensor:
         if not draws:
             return like.new_zeros((0, *shape))
         stacked = torch.from_numpy(np.stack(draws))

@@ -176,8 +176,7 @@ class Region:
 
     def select(self, mask: Tensor) -> Region:
         """The region of the images where `mask` is true."""
-        kept = (t[mask] for t in (self.originals, self.lower, self.upper))
-        return Region(*kept, self.norm, self.eps)
+        return Region(self.originals[mask], self.lower[mask], self.upper[mask], self.norm, self.eps)
 
     def project(self, candidates: Tensor) -> Tensor:
         """The nearest allowed points, same shape."""

@@ -20,7 +20,8 @@ class PGD(Attack):
     """Many small steepest steps, each projected back onto ball ∩ box, from a random start.
 
     Returns the best iterate per image, not the last. steps: gradients per restart. step_size: in image units, None
-    for 2.5·eps/steps (the paper's rule), or eps where a schedule shrinks it. restarts: independent random starts; only unsolved images start again.
+    for 2.5·eps/steps (the paper's rule), or eps where a schedule shrinks it. restarts: independent random starts;
+    only unsolved images start again.
     schedule: "constant", "linear" or "cosine" decay of the step. early_stop: solved images leave at once; without
     it the loss goes on growing. l1 steps are sparse (SLIDE, Tramèr & Boneh 2019, arXiv:1904.13000).
     """

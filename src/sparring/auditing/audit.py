@@ -325,7 +325,7 @@ def _attacks(attacks: Sequence[Attack | str] | None, effort: str, differentiable
 
 
 def _budget(threat: ThreatModel, step: float) -> float:
-    budget = threat.eps * step
+    budget = float(f"{threat.eps * step:.12g}")
     if threat.norm == "l0":
         return float(round(budget))
     return min(budget, threat.bounds[1] - threat.bounds[0]) if threat.norm == "linf" else budget

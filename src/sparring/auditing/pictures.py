@@ -17,14 +17,19 @@ from sparring.evaluation.task import Images
 from sparring.model import Model, device_of, frozen_eval, logits_of
 
 
-def png(image: Tensor, bounds: tuple[float, float] = (0.0, 1.0)) -> str:
-    """Base64 PNG of one image (C, H, W) in `bounds`: one or three channels as they are, else the first in grey."""
+def png_bytes(image: Tensor, bounds: tuple[float, float] = (0.0, 1.0)) -> bytes:
+    """8-bit PNG of one image (C, H, W) in `bounds`: one or three channels as they are, else the first in grey."""
     shown = image if image.shape[0] in (1, 3) else image[:1]
     pixels = to_8bit(shown, bounds).permute(1, 2, 0).cpu().numpy()
     picture = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else np.ascontiguousarray(pixels))
     stream = io.BytesIO()
     picture.save(stream, "PNG")
-    return base64.b64encode(stream.getvalue()).decode("ascii")
+    return stream.getvalue()
+
+
+def png(image: Tensor, bounds: tuple[float, float] = (0.0, 1.0)) -> str:
+    """`png_bytes` in base64, for inline pictures."""
+    return base64.b64encode(png_bytes(image, bounds)).decode("ascii")
 
 
 def to_8bit(images: Tensor, bounds: tuple[float, float] = (0.0, 1.0)) -> Tensor:

@@ -18,7 +18,6 @@ from sparring.evaluation.task import Images, Subset
 from sparring.model import Model
 from sparring.threat import ThreatModel, parse_number
 
-
 _DEFAULT = (PGD(steps=20, loss="margin", schedule="cosine"), PGD(steps=20, schedule="cosine"))
 
 

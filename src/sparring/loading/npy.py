@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import tokenize
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,22 @@ import numpy as np
 
 from sparring.errors import DataError
 from sparring.loading.limits import check_bytes
+
+BROKEN_ARRAY = (
+    OSError,
+    EOFError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    MemoryError,
+    RecursionError,
+    SyntaxError,
+    struct.error,
+    tokenize.TokenError,
+    Warning,
+)
+"""What NumPy's header parser raises for broken files. Warnings count where the caller turned them into errors."""
 
 
 def read_npy(path: Path) -> np.ndarray[Any, Any]:
@@ -19,5 +37,5 @@ def read_npy(path: Path) -> np.ndarray[Any, Any]:
             raise ValueError("it is an archive; give it the suffix .npz")
         check_bytes(path, "the array", mapped.shape, mapped.dtype.itemsize)
         return np.array(mapped)
-    except (ValueError, OSError, EOFError, SyntaxError, MemoryError) as error:
+    except BROKEN_ARRAY as error:
         raise DataError(f"{path} is not a readable .npy file: {error}") from error

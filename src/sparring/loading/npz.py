@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import struct
-import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -21,28 +20,14 @@ from sparring.errors import DataError
 from sparring.loading.arrays import open_array
 from sparring.loading.labels import check_length, checked_labels
 from sparring.loading.limits import EAGER_BYTES, check_bytes
+from sparring.loading.npy import BROKEN_ARRAY
 from sparring.loading.paths import existing_file
 from sparring.loading.source import Source, Wanted, refuse_training_split
 
 _IMAGES = ("images", "x", "data")
 _LABELS = ("labels", "y", "targets", "target")
 _HEADER_BYTES = 2**16
-_BROKEN = (
-    OSError,
-    EOFError,
-    ValueError,
-    TypeError,
-    LookupError,
-    ArithmeticError,
-    RuntimeError,
-    MemoryError,
-    SyntaxError,
-    struct.error,
-    tokenize.TokenError,
-    zlib.error,
-    zipfile.BadZipFile,
-    Warning,
-)
+_BROKEN = (*BROKEN_ARRAY, RuntimeError, zlib.error, zipfile.BadZipFile)
 """What zipfile and NumPy's header parser raise for broken archives."""
 
 

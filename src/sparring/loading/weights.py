@@ -90,12 +90,12 @@ def _short(names: list[str]) -> str:
 
 def _check_size(path: Path) -> None:
     size = path.stat().st_size
-    if zipfile.is_zipfile(path):
-        try:
+    try:
+        if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 size = max(size, sum(info.file_size for info in archive.infolist()))
-        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-            raise _unreadable(path, error) from error
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise _unreadable(path, error) from error
     if size > MAX_BYTES:
         raise DataError(f"the weights file {path} is {size} bytes unpacked; at most {MAX_BYTES} are read")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from sparring.auditing.report import Interval
+from sparring.threat import number_text
 
 _NORMS_IN_GREY_LEVELS = ("linf",)
 
@@ -91,15 +92,13 @@ def significant(value: float, digits: int = 3) -> str:
 
 
 def eps_text(value: float, norm: str) -> str:
-    """A budget as people write it: multiples of 1/255 for linf, three digits else.
+    """A budget as people write it: a short decimal, else a multiple of 1/255 for linf, else three digits.
 
     >>> eps_text(8 / 255, "linf"), eps_text(0.3, "linf"), eps_text(0, "linf")
     ('8/255', '0.3', '0')
     """
-    steps = value * 255
-    if norm in _NORMS_IN_GREY_LEVELS and 0 < steps < 255 and abs(steps - round(steps)) < 1e-6:
-        return f"{round(steps)}/255"
-    return significant(value)
+    text = number_text(value) if norm in _NORMS_IN_GREY_LEVELS else ""
+    return text if "/" in text else significant(value)
 
 
 def duration(seconds: float) -> str:

@@ -1,0 +1,67 @@
+"""What the commands share on the screen: consoles, progress, a browser."""
+
+from __future__ import annotations
+
+import os
+import sys
+import webbrowser
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+
+from sparring.evaluation import Progress
+
+Report = Callable[[Progress], None]
+
+
+@contextmanager
+def progress(quiet: bool = False) -> Iterator[Report]:
+    """A bar per stage on a terminal, one line per stage elsewhere, both on standard error."""
+    if quiet:
+        yield lambda _: None
+    elif sys.stderr.isatty():
+        with _bars() as bars:
+            yield _on_terminal(bars)
+    else:
+        yield _in_log()
+
+
+def _bars() -> Bars:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[robust]}"))
+    return Bars(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True)
+
+
+def _on_terminal(bars: Bars) -> Report:
+    known: dict[str, int] = {}
+
+    def update(event: Progress) -> None:
+        task = known.get(event.stage)
+        if task is None:
+            task = known[event.stage] = bars.add_task(event.stage, total=event.total, robust="")
+        robust = f"robust so far {100 * event.robust:.1f} %"
+        bars.update(task, completed=event.done, total=event.total, robust=robust)  # type: ignore[arg-type]
+
+    return update
+
+
+def _in_log() -> Report:
+    def update(event: Progress) -> None:
+        if event.done == event.total:
+            sys.stderr.write(f"{event.stage}: {event.total} images, robust so far {100 * event.robust:.1f} %\n")
+            sys.stderr.flush()
+
+    return update
+
+
+def open_in_browser(path: Path) -> bool:
+    """Open a local file where a person is looking: on a desktop, from a terminal, outside CI."""
+    has_screen = sys.platform in ("darwin", "win32") or bool(
+        os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    )
+    if os.environ.get("CI") or not sys.stdout.isatty() or not has_screen:
+        return False
+    return webbrowser.open(path.resolve().as_uri())

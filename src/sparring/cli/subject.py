@@ -1,0 +1,69 @@
+"""From flags and `sparring.toml` to what an attack or an audit works on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sparring.errors import ConfigError, unknown
+from sparring.loading import BUILTIN, Config, Dataset, ModelInfo, declared_data, declared_model, declared_threat, merge
+from sparring.loading import model_info as _model_info
+from sparring.threat import ThreatModel
+
+DEFAULT_EPS = {"linf": "8/255", "l2": 0.5, "l1": 12, "l0": 10}
+"""Budgets of the literature for colour pictures; the screen says when one of them was taken."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The model under attack, its data, the threat, and the names to speak of them."""
+
+    config: Config
+    model: Any
+    data: Dataset
+    threat: ThreatModel
+    model_name: str
+    class_names: tuple[str, ...] | None
+
+
+def with_defaults(config: Config) -> tuple[Config, list[str]]:
+    """Fill in what a built-in model knows and the usual budget; returns what was assumed, to be shown."""
+    assumed = []
+    info = builtin_info(config)
+    if info is not None and config.data is None:
+        config = merge(config, data=info.data)
+        assumed.append(f"data: {info.data} (fits {info.name})")
+    if info is not None and config.data is not None and config.data.size is None and config.data.source == "photos":
+        config = merge(config, size=info.shape[1])
+    if config.threat is None or config.threat.eps is None:
+        norm = "linf" if config.threat is None else config.threat.norm
+        config = merge(config, norm=norm, eps=DEFAULT_EPS[norm])
+        assumed.append(f"threat: {norm} eps {DEFAULT_EPS[norm]} (no --eps given)")
+    return config, assumed
+
+
+def builtin_info(config: Config) -> ModelInfo | None:
+    """What is known of the declared model if it is a built-in one."""
+    return _model_info(config.model.spec) if config.model is not None and config.model.spec in BUILTIN else None
+
+
+def load(config: Config) -> Subject:
+    """Load everything the declaration names."""
+    model, data = declared_model(config), declared_data(config)
+    info = builtin_info(config)
+    names = data.class_names if info is None else info.class_names
+    spec = "" if config.model is None else config.model.spec
+    return Subject(config, model, data, declared_threat(config), spec, names)
+
+
+def class_index(text: str | None, names: tuple[str, ...] | None, flag: str) -> int | None:
+    """A class by number or by name. Raises `ConfigError` with the nearest names."""
+    if text is None:
+        return None
+    if text.isdecimal():
+        return int(text)
+    if names is None:
+        raise ConfigError(f"{flag} must be a class number here (the classes have no names), got {text!r}")
+    if text not in names:
+        raise ConfigError(unknown(f"class for {flag}", text, list(names))[:300])
+    return names.index(text)
