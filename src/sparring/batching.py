@@ -6,7 +6,9 @@ same floating-point numbers.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,14 +20,30 @@ from sparring.model import Model, frozen_eval, logits_of
 CPU_TARGET = 24 * 2**20
 """Bytes of activations per batch that still live in a last-level cache."""
 GPU_TARGET = 4 * 2**30
+SMALL = 2**18
+"""Bytes of activations per image below which one thread is faster than several that wait for each other."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """`batch_size` images per call; `channels_last` says whether they are laid out channels-last."""
+    """`batch_size` images per call; `channels_last` says whether they are laid out channels-last; `one_thread`
+    that the model is too small to be worth a second thread (and waiting for one costs more than it brings).
+    """
 
     batch_size: int
     channels_last: bool
+    one_thread: bool = False
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Run with the planned number of threads; torch's setting is as it was afterwards."""
+        threads = torch.get_num_threads()
+        try:
+            if self.one_thread:
+                torch.set_num_threads(1)
+            yield
+        finally:
+            torch.set_num_threads(threads)
 
 
 def plan(model: Model, images: Tensor, batch_size: int | None = None) -> Plan:
@@ -36,10 +54,10 @@ def plan(model: Model, images: Tensor, batch_size: int | None = None) -> Plan:
     if batch_size is not None and (isinstance(batch_size, bool) or int(batch_size) != batch_size or batch_size < 1):
         raise InputError(f"batch_size must be a whole number >= 1 or None (chosen for you), got {batch_size!r}")
     with frozen_eval(model), torch.no_grad():
-        chosen = Plan(batch_size or 1, _takes_channels_last(model, images[:2]))
-        if batch_size is None:
-            chosen = replace(chosen, batch_size=_cache_sized(model, images[:1]))
-    return chosen
+        channels_last = _takes_channels_last(model, images[:2])
+        weight = max(_activation_bytes(model, images[:1]), images[0].numel() * images.element_size())
+    on_cpu = images.device.type == "cpu"
+    return Plan(batch_size or _fitting(weight, on_cpu), channels_last, on_cpu and weight < SMALL)
 
 
 def laid_out(points: Tensor, channels_last: bool) -> Tensor:
@@ -64,10 +82,9 @@ def _takes_channels_last(model: Model, images: Tensor) -> bool:
     return torch.allclose(plain, fast, rtol=1e-3, atol=1e-4 * float(plain.abs().max().clamp_min(1e-12)))
 
 
-def _cache_sized(model: Model, image: Tensor) -> int:
-    per_image = max(_activation_bytes(model, image), image.numel() * image.element_size())
-    target, largest = (CPU_TARGET, 512) if image.device.type == "cpu" else (GPU_TARGET, 4096)
-    fitting = max(8, min(largest, target // per_image))
+def _fitting(bytes_per_image: int, on_cpu: bool) -> int:
+    target, largest = (CPU_TARGET, 512) if on_cpu else (GPU_TARGET, 4096)
+    fitting = max(8, min(largest, target // bytes_per_image))
     return int(2 ** (fitting.bit_length() - 1))
 
 

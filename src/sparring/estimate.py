@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 
-from scipy import stats
-
 from sparring.errors import InputError
 
 
@@ -63,6 +61,8 @@ def proportion(successes: int, n: int, *, confidence: float = 0.95, method: str 
         raise InputError(f"method must be one of {', '.join(methods)}, got {method!r}")
     if n == 0:
         return Estimate(math.nan, 0.0, 1.0, 0)
+    from scipy import stats  # costs as much to import as torch itself, so only where a number is made
+
     interval = stats.binomtest(successes, n).proportion_ci(confidence, method=methods[method])
     return Estimate(successes / n, float(interval.low), float(interval.high), n)
 
@@ -75,5 +75,7 @@ def mcnemar(only_first: int, only_second: int) -> float:
     """
     if min(only_first, only_second) < 0:
         raise InputError(f"counts must not be negative, got {only_first} and {only_second}")
+    from scipy import stats
+
     n = only_first + only_second
     return 1.0 if n == 0 else float(stats.binomtest(only_first, n, 0.5).pvalue)

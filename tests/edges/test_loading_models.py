@@ -104,7 +104,7 @@ def test_a_damaged_cache_is_trained_anew_and_repaired(tmp_path, monkeypatch, unt
     model = load_model("digits-cnn")
     assert len(untrained) == 2
     assert file.read_bytes() == whole
-    assert float(next(model.parameters()).min()) == 0.5
+    assert all(bool((parameter == 0.5).all()) for parameter in model.parameters())
 
 
 def test_a_changed_recipe_gets_a_file_of_its_own(tmp_path, monkeypatch, untrained):
@@ -165,7 +165,7 @@ def test_torchvision_is_not_needed():
         "import sys; sys.modules['torchvision'] = None\n"
         "from sparring.loading import load_model\n"
         "load_model('imagenet-lite0')\n"
-        "heavy = [m for m in ('sklearn', 'skimage', 'mlxtend', 'pandas', 'matplotlib') if m in sys.modules]\n"
+        "heavy = [m for m in ('sklearn', 'skimage', 'mlxtend', 'pandas') if m in sys.modules]\n"
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONWARNINGS": "error"})
@@ -265,10 +265,10 @@ def place(tmp_path, monkeypatch):
 def test_import_paths(place, spec, classes):
     path, state = list(sys.path), torch.get_rng_state()
     model = load_model(spec)
-    assert model(torch.rand(2, 1, 2, 2)).shape == (2, classes)
-    assert not model.training
+    assert torch.equal(state, torch.get_rng_state())
     assert sys.path == path
-    assert torch.equal(state, torch.get_rng_state()) or spec == "mine:ready"
+    assert not model.training
+    assert model(torch.rand(2, 1, 2, 2)).shape == (2, classes)
 
 
 def test_an_absolute_file_loads_from_anywhere(place, monkeypatch):
@@ -341,7 +341,7 @@ def test_a_module_is_set_up_in_place():
         ({"mean": [float("nan")]}, "mean must be finite"),
         ({"outputs": "logit"}, "outputs must be one of logits"),
         ({"device": "cude"}, "device 'cude' cannot be used"),
-        ({"device": "meta:1"}, "device 'meta:1' cannot be used"),
+        ({"device": "cuda:99"}, "device 'cuda:99' cannot be used"),
     ],
 )
 def test_bad_options(options, message):

@@ -52,9 +52,9 @@ class Attack(ABC):
         self.check_threat(threat)
         streams = Streams(base_seed(generator), str(self), digests(images))
         images = images.detach()
-        with frozen_eval(model):
-            problem = Problem.build(model, images, goal, threat, streams, plan(model, images))
-            return self.run(problem)
+        how = plan(model, images)
+        with frozen_eval(model), how.running():
+            return self.run(Problem.build(model, images, goal, threat, streams, how))
 
     @abstractmethod
     def run(self, problem: Problem) -> Tensor:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
@@ -78,6 +77,8 @@ class Exhibit:
         return {key: value for key, value in asdict(self).items() if key not in hidden}
 
     def _panels(self) -> bytes:
+        from matplotlib.figure import Figure
+
         shown, gain = perturbation(self.original, self.adversarial, self.bounds)
         low, high = self.bounds
         before, after = self.before[0], self.after[0]

@@ -25,9 +25,10 @@ from sparring.estimate import proportion
 from sparring.evaluation import Evaluation
 from sparring.evaluation.evaluation import survived
 from sparring.evaluation.metrics import psnr, ssim, success_against_cost
-from sparring.evaluation.task import Images
+from sparring.evaluation.task import Images, Subset
 
 VISIBILITY_SAMPLE = 512
+VISIBILITY_BATCH = 32
 
 
 def evaluation_section(evaluation: Evaluation) -> EvaluationSection:
@@ -87,15 +88,15 @@ def visibility(evaluation: Evaluation, images: Images) -> Visibility | None:
         indices = sorted(indices[i] for i in order[:VISIBILITY_SAMPLE].tolist())
     span = evaluation.threat.bounds[1] - evaluation.threat.bounds[0]
     measured = []
-    for index in indices:
-        original = images[index : index + 1]
-        adversarial = evaluation.adversarials[index][None].to(original)
+    for start in range(0, len(indices), VISIBILITY_BATCH):
+        batch = indices[start : start + VISIBILITY_BATCH]
+        original = Subset(images, batch)[0 : len(batch)]
+        adversarial = torch.stack([evaluation.adversarials[index] for index in batch]).to(original)
         delta = (adversarial.double() - original.double()).flatten(1)
         l2, linf = norms.distance(delta, "l2"), norms.distance(delta, "linf")
-        measured.append(
-            torch.cat([l2, linf, ssim(original, adversarial, span), psnr(original, adversarial, span)]).cpu()
-        )
-    columns = torch.stack(measured).T
+        similarity, noise = ssim(original, adversarial, span), psnr(original, adversarial, span)
+        measured.append(torch.stack([l2, linf, similarity, noise]).cpu())
+    columns = torch.cat(measured, dim=1)
     spreads = [_spread(column) for column in columns]
     return Visibility(images=len(indices), l2=spreads[0], linf=spreads[1], ssim=spreads[2], psnr=spreads[3])
 

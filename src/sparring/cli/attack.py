@@ -23,7 +23,14 @@ def attack(
     ] = None,
     data: o.DataFlag = None,
     n: o.NumberFlag = None,
-    attack: Annotated[str, typer.Option("--attack", "-a", help="Name and parameters: pgd:steps=40,restarts=5")] = "pgd",
+    attack: Annotated[
+        str | None,
+        typer.Option(
+            "--attack",
+            "-a",
+            help="Name and parameters, pgd:steps=40,restarts=5; default pgd, for an image without early stop.",
+        ),
+    ] = None,
     eps: o.EpsFlag = None,
     norm: o.NormFlag = None,
     label: Annotated[str | None, typer.Option(help="True class of the image; default: what the model says.")] = None,
@@ -70,9 +77,18 @@ def attack(
         flags["size"] = None
     settings = o.declared(config, **flags).config
     if image is not None:
-        _one_image(settings, image, o.whole_numbers(size, "--size"), attack, label, target, out, quiet)
+        _one_image(
+            settings,
+            image,
+            o.whole_numbers(size, "--size"),
+            attack or "pgd:early_stop=false",
+            label,
+            target,
+            out,
+            quiet,
+        )
     else:
-        _data_set(settings, attack, target, out, quiet)
+        _data_set(settings, attack or "pgd", target, out, quiet)
 
 
 def _one_image(
@@ -120,7 +136,8 @@ def _show_exhibit(exhibit: Any) -> None:
     console = Console()
     verdict = "the attack succeeded" if exhibit.success else "the image held"
     console.print(Text(f"{exhibit.attack}, {exhibit.threat}, goal {exhibit.goal}: {verdict}", style="bold"))
-    table = Table("", "prediction", "confidence", "next", box=None, pad_edge=False)
+    table = Table("", "prediction", "confidence", box=None, pad_edge=False)
+    table.add_column("next", no_wrap=True, overflow="ellipsis")
     rows = (("before", exhibit.before), ("after, exact", exhibit.after), ("after, 8-bit picture", exhibit.rounded))
     for name, best in rows:
         others = ", ".join(f"{p.name} {100 * p.confidence:.1f} %" for p in best[1:])

@@ -77,7 +77,7 @@ def evaluate(
     task = checked_task(model, images, labels, targets, threat, seed, batch_size)
     store = MemoryStore() if out is None else DiskStore(Path(out), run_key(task, chosen))
     try:
-        with frozen_eval(model):
+        with frozen_eval(model), task.plan.running():
             return _run(task, chosen, store, progress or (lambda _: None))
     finally:
         store.close()

@@ -36,10 +36,11 @@ class LazyImages:
         """The images at an index, a slice, a list of indices or a bool mask (N,). Raises `IndexError`."""
         if isinstance(index, slice):
             return self._rows(range(len(self))[index])
-        if isinstance(index, (Tensor, Sequence)) and not (isinstance(index, Tensor) and index.dim() == 0):
-            chosen: list[int] = torch.arange(len(self))[torch.as_tensor(index)].tolist()
-            return self._rows(chosen)
-        return self._read([range(len(self))[operator.index(index)]])[0]
+        where = torch.as_tensor(index)
+        if where.dim() == 0:
+            return self._read([range(len(self))[operator.index(index)]])[0]  # type: ignore[arg-type]
+        chosen: list[int] = torch.arange(len(self))[where if len(where) else where.long()].tolist()
+        return self._rows(chosen)
 
     def _rows(self, rows: Sequence[int]) -> Tensor:
         return self._read(rows) if len(rows) else torch.empty((0, *self.shape[1:]))

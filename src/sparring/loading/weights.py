@@ -136,7 +136,7 @@ def _unreadable(path: Path, error: object) -> DataError:
 
 
 def _state_dict(found: Any, path: Path) -> dict[str, Tensor]:
-    for _ in range(2):
+    for _ in range(3):
         if isinstance(found, Mapping) and found and all(isinstance(value, Tensor) for value in found.values()):
             return {str(name): tensor for name, tensor in found.items()}
         inside = [name for name in _NESTED if isinstance(found, Mapping) and isinstance(found.get(name), Mapping)]
