@@ -39,8 +39,8 @@ class Estimate(float):
 
     def __str__(self) -> str:
         if math.isnan(self):
-            return f"unknown (n={self.n})"
-        return f"{100 * self:.1f} % [{100 * self.low:.1f}, {100 * self.high:.1f}], n={self.n}"
+            return f"unknown, n = {self.n}"
+        return f"{100 * self:.1f} % [{100 * self.low:.1f}, {100 * self.high:.1f}], n = {self.n}"
 
 
 def proportion(successes: int, n: int, *, confidence: float = 0.95, method: str = "wilson") -> Estimate:

@@ -359,9 +359,7 @@ def test_pgd_never_loses_to_one_step(
     assert many >= once, f"PGD broke {many} of 200, FGSM {once}"
 
 
-def test_more_budget_and_more_restarts_never_hurt(
-    digits_net: nn.Module, digits_data: tuple[Tensor, Tensor]
-) -> None:
+def test_more_budget_and_more_restarts_never_hurt(digits_net: nn.Module, digits_data: tuple[Tensor, Tensor]) -> None:
     images, labels = (part[:120] for part in digits_data)
     aim = sp.Untargeted(labels)
     shares = []
@@ -371,9 +369,7 @@ def test_more_budget_and_more_restarts_never_hurt(
     assert shares == sorted(shares)
     assert shares[-1] == 1
     threat = sp.ThreatModel("linf", 0.08)
-    one, more = (
-        broken(digits_net, PGD(steps=5, restarts=r)(digits_net, images, aim, threat), labels) for r in (1, 4)
-    )
+    one, more = (broken(digits_net, PGD(steps=5, restarts=r)(digits_net, images, aim, threat), labels) for r in (1, 4))
     assert more.sum() >= one.sum()
 
 

@@ -175,9 +175,7 @@ def test_the_users_own_attack_round_trips() -> None:
     assert parse(str(attack)) == attack
 
 
-def test_the_users_own_attack_from_a_single_file_round_trips(
-    tmp_path: object, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_users_own_attack_from_a_single_file_round_trips(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
     import importlib
     from pathlib import Path
 

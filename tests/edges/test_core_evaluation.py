@@ -72,7 +72,9 @@ class Offers(Attack):
         return offered[self.kind]  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize("kind", ["outside the budget", "a grey picture", "outside the box", "NaN", "infinity", "one NaN"])
+@pytest.mark.parametrize(
+    "kind", ["outside the budget", "a grey picture", "outside the box", "NaN", "infinity", "one NaN"]
+)
 def test_candidates_outside_the_threat_do_not_count(kind: str) -> None:
     found = run(attacks=[Offers(kind=kind)])
     assert found.robust_accuracy.value == found.clean_accuracy.value == 54 / 60
@@ -347,7 +349,9 @@ def test_models_that_return_no_logits_are_named(how: str) -> None:
         run(model=Odd(how))
 
 
-@pytest.mark.parametrize("error", [RuntimeError, ValueError, TypeError, IndexError, AssertionError], ids=lambda e: e.__name__)
+@pytest.mark.parametrize(
+    "error", [RuntimeError, ValueError, TypeError, IndexError, AssertionError], ids=lambda e: e.__name__
+)
 def test_a_model_that_fails_is_a_model_error(error: type[Exception]) -> None:
     def model(images: Tensor) -> Tensor:
         raise error("wrong size")

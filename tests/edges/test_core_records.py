@@ -92,9 +92,7 @@ def copied(finished: Path, tmp_path: Path) -> Path:
 
 def script(name: str) -> dict[str, Any]:
     path = Path(__file__).parents[1] / "helpers_core_kills.py"
-    done = subprocess.run(
-        [sys.executable, str(path), name], capture_output=True, text=True, timeout=250, check=False
-    )
+    done = subprocess.run([sys.executable, str(path), name], capture_output=True, text=True, timeout=250, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout.strip().splitlines()[-1])
 

@@ -112,7 +112,14 @@ def test_ties_and_nan_never_count_as_a_success_by_accident() -> None:
 
 @pytest.mark.parametrize(
     "labels",
-    [torch.tensor([0.0, 1.0]), torch.tensor([True]), torch.tensor([-1]), torch.tensor(3), torch.zeros(2, 1).long(), [0]],
+    [
+        torch.tensor([0.0, 1.0]),
+        torch.tensor([True]),
+        torch.tensor([-1]),
+        torch.tensor(3),
+        torch.zeros(2, 1).long(),
+        [0],
+    ],
     ids=repr,
 )
 @pytest.mark.parametrize("kind", [Untargeted, Targeted])

@@ -151,7 +151,11 @@ def test_a_budget_per_row_is_the_same_as_row_by_row(norm: str) -> None:
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_no_room_and_no_budget_mean_no_move(norm: str) -> None:
-    delta, zero, one = torch.randn(3, 5, generator=torch.Generator().manual_seed(0)), torch.zeros(3, 5), torch.ones(3, 5)
+    delta, zero, one = (
+        torch.randn(3, 5, generator=torch.Generator().manual_seed(0)),
+        torch.zeros(3, 5),
+        torch.ones(3, 5),
+    )
     for function in (norms.project, norms.steepest_step):
         assert bool((function(delta, 1.0, norm, zero, zero) == 0).all())
         assert bool((function(delta, 0.0, norm, -one, one) == 0).all())
@@ -176,7 +180,9 @@ def test_projection_of_huge_and_tiny_rows(norm: str, scale: float) -> None:
     box = torch.ones(1, 4) * scale * 100 if scale < 1 else torch.ones(1, 4)
     eps = 2.0 if norm == "l0" else (1.3 * min(1.0, scale))
     found = norms.project(delta, eps, norm, -box, box)
-    expected = reference_projection(delta[0].double().numpy(), eps, norm, -box[0].double().numpy(), box[0].double().numpy())
+    expected = reference_projection(
+        delta[0].double().numpy(), eps, norm, -box[0].double().numpy(), box[0].double().numpy()
+    )
     far = np.linalg.norm(found[0].double().numpy() - delta[0].double().numpy())
     best = np.linalg.norm(expected - delta[0].double().numpy())
     assert far <= best * (1 + 1e-5)

@@ -191,8 +191,7 @@ def _attacks(attacks: Sequence[Attack | str] | None, effort: str, differentiable
     chosen = chosen_attacks(None, effort)
     if not differentiable:
         return (RandomNoise(draws=200),)
-    noise = [attack for attack in chosen if isinstance(attack, RandomNoise)]
-    return (*noise, FGSM(), *(attack for attack in chosen if attack not in noise))
+    return (FGSM(), *chosen)
 
 
 def _budget(threat: ThreatModel, step: float) -> float:

@@ -136,6 +136,7 @@ def _attacker(request: Request, evaluation: Evaluation, seconds: float) -> Attac
     threat = request.threat
     uses_gradients = any(attack.access == "gradients" for attack in request.attacks)
     mask = None if threat.mask is None else f"{int(threat.mask.sum())} of {threat.mask.numel()} values may change"
+    threads = torch.get_num_threads()
     most = max((r.forwards + r.backwards for r in evaluation.records), default=0)
     return Attacker(
         knowledge="white box: weights, gradients, logits" if uses_gradients else "black box: logits only",
@@ -147,5 +148,5 @@ def _attacker(request: Request, evaluation: Evaluation, seconds: float) -> Attac
         mask=mask,
         attacks=tuple(str(attack) for attack in request.attacks),
         queries=f"at most {most} forward and backward passes per image",
-        compute=f"{device_of(request.model)}, {torch.get_num_threads()} threads, {seconds:.0f} s",
+        compute=f"{device_of(request.model)}, {threads} thread{'s' if threads > 1 else ''}, {seconds:.0f} s",
     )

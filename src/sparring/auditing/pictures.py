@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
+from itertools import zip_longest
 
 import numpy as np
 import torch
@@ -59,12 +60,18 @@ def first_broken(
     class_names: Sequence[str] | None,
     count: int = 6,
 ) -> tuple[Picture, ...]:
-    """Pictures of the `count` images that broke with the fewest passes; none for data that is no picture."""
-    broken = [r for r in evaluation.records if r.broken_by is not None]
-    broken.sort(key=lambda r: (r.forwards + r.backwards, r.index))
+    """Pictures of the images that broke with the fewest passes, attack by attack in turn, `count` in all; none for
+    data that is no picture.
+    """
     if images[0:1].dim() != 4:
         return ()
-    return tuple(_picture(model, images, evaluation, record, class_names) for record in broken[:count])
+    by_attack: dict[str, list[Record]] = {stage.attack: [] for stage in evaluation.stages}
+    for record in sorted(evaluation.records, key=lambda r: (r.forwards + r.backwards, r.index)):
+        if record.broken_by is not None:
+            by_attack[record.broken_by].append(record)
+    in_turn = [record for row in zip_longest(*by_attack.values()) for record in row if record is not None]
+    chosen = sorted(in_turn[:count], key=lambda r: (r.forwards + r.backwards, r.index))
+    return tuple(_picture(model, images, evaluation, record, class_names) for record in chosen)
 
 
 def _picture(

@@ -1,4 +1,4 @@
-"""How much to spend: named lists of attacks, weakest and cheapest first."""
+"""How much to spend: named lists of attacks, cheapest first. Noise comes last: what it still breaks, gradients missed."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from sparring.errors import InputError, unknown
 
 EFFORTS: dict[str, tuple[Attack, ...]] = {
     "quick": (
-        RandomNoise(draws=5),
         PGD(steps=10, loss="margin", schedule="cosine", random_start=False),
         PGD(steps=20, schedule="cosine"),
+        RandomNoise(draws=5),
     ),
     "standard": (
-        RandomNoise(draws=10),
         PGD(steps=10, loss="margin", schedule="cosine", random_start=False),
         PGD(steps=40, schedule="cosine", restarts=2),
         PGD(steps=40, loss="margin", schedule="cosine", restarts=2),
         PGD(steps=40, loss="dlr", schedule="cosine"),
+        RandomNoise(draws=10),
     ),
     "thorough": (
-        RandomNoise(draws=100),
         PGD(steps=10, loss="margin", schedule="cosine", random_start=False),
         PGD(steps=100, schedule="cosine", restarts=5),
         PGD(steps=100, loss="margin", schedule="cosine", restarts=5),
         PGD(steps=100, loss="dlr", schedule="cosine", restarts=5),
         PGD(steps=100),
+        RandomNoise(draws=100),
     ),
 }
 """Effort to attacks."""
