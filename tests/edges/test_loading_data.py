@@ -48,7 +48,9 @@ def test_digits_are_scikit_learns():
     from sklearn.datasets import load_digits
 
     found = load_digits()
-    known = {(row / 16).astype(np.float32).tobytes(): label for row, label in zip(found.images, found.target, strict=True)}
+    known = {
+        (row / 16).astype(np.float32).tobytes(): label for row, label in zip(found.images, found.target, strict=True)
+    }
     images, labels = load_data("digits")
     assert [known[image.numpy().tobytes()] for image in images] == labels.tolist()
 
@@ -118,7 +120,10 @@ def test_bad_options(options, error, message):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("digit", "unknown data set 'digit'; did you mean 'digits'. Known: digits, fashion-mnist, mnist5k, photos.*path"),
+        (
+            "digit",
+            "unknown data set 'digit'; did you mean 'digits'. Known: digits, fashion-mnist, mnist5k, photos.*path",
+        ),
         ("mist5k", "did you mean 'mnist5k'"),
         ("./gone", "the data set gone does not exist; check the path"),
         ("gone.npz", r"the archive gone\.npz does not exist"),

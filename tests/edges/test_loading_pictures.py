@@ -57,7 +57,9 @@ def test_sixteen_bit_grey_keeps_its_precision(tmp_path):
 
 
 def test_transparency_is_laid_over_white(tmp_path):
-    Image.fromarray(np.array([[[255, 0, 0, 255], [255, 0, 0, 0], [0, 0, 0, 128]]], dtype=np.uint8)).save(tmp_path / "a.png")
+    Image.fromarray(np.array([[[255, 0, 0, 255], [255, 0, 0, 0], [0, 0, 0, 128]]], dtype=np.uint8)).save(
+        tmp_path / "a.png"
+    )
     image = load_image(tmp_path / "a.png")[0, :, 0]
     assert image[:, 0].tolist() == [1, 0, 0]
     assert image[:, 1].tolist() == [1, 1, 1]
@@ -132,12 +134,14 @@ def test_a_truncated_picture_is_named(tmp_path, suffix, keep):
         load_image(path)
 
 
-@pytest.mark.filterwarnings("default::PIL.Image.DecompressionBombWarning")
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("side", [8001, 11000, 60_000])
 def test_a_bomb_is_refused_by_its_header(tmp_path, side):
     limit = Image.MAX_IMAGE_PIXELS
     path = png(tmp_path / "bomb.png", side, side)
-    with pytest.raises(DataError, match=r"bomb\.png is too large: .*at most 64000000 pixels are decoded; scale it down"):
+    with pytest.raises(
+        DataError, match=r"bomb\.png is too large: .*at most 64000000 pixels are decoded; scale it down"
+    ):
         load_image(path, size=8)
     with pytest.raises(DataError, match="too large"):
         read_header(path)

@@ -147,8 +147,14 @@ def test_a_flat_folder_with_labels(tmp_path):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda p: [f.unlink() for f in (p / "cat").iterdir()], r"cat holds no pictures; add some or remove the folder"),
-        (lambda p: (p / "cat" / "notes.txt").touch(), r"notes\.txt is not a PNG, JPEG or WebP picture; only files ending"),
+        (
+            lambda p: [f.unlink() for f in (p / "cat").iterdir()],
+            r"cat holds no pictures; add some or remove the folder",
+        ),
+        (
+            lambda p: (p / "cat" / "notes.txt").touch(),
+            r"notes\.txt is not a PNG, JPEG or WebP picture; only files ending",
+        ),
         (lambda p: (p / "cat" / "old.gif").touch(), r"old\.gif is not a PNG"),
         (lambda p: (p / "cat" / "more").mkdir(), r"cat/more is a folder"),
         (lambda p: save(p / "stray.png"), r"stray\.png lies beside the class folders"),
@@ -221,7 +227,9 @@ def test_layouts_and_number_types(tmp_path, array, shape):
 
 def test_other_numbers_of_channels_are_said(tmp_path):
     np.savez(tmp_path / "d.npz", x=DRAWS.rand(3, 8, 8, 4), y=[0, 1, 2])
-    with pytest.raises(DataError, match=r"with 1 or 3 channels .*got \(3, 8, 8, 4\); transpose the array, or say channels="):
+    with pytest.raises(
+        DataError, match=r"with 1 or 3 channels .*got \(3, 8, 8, 4\); transpose the array, or say channels="
+    ):
         load_data(tmp_path / "d.npz")
     assert load_data(tmp_path / "d.npz", channels=4).images.shape == (3, 4, 8, 8)
 
@@ -251,7 +259,10 @@ def test_bad_images(tmp_path, images, message):
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (np.eye(6), r"one class index per image, got \(6, 6\); turn one-hot rows into class indices with \.argmax\(1\)"),
+        (
+            np.eye(6),
+            r"one class index per image, got \(6, 6\); turn one-hot rows into class indices with \.argmax\(1\)",
+        ),
         (LABELS.astype(float), r"must be whole numbers, got float64; convert class indices with \.astype\('int64'\)"),
         (LABELS - 1, "must be class indices >= 0, got -1"),
         (LABELS[:4], "4 labels for 6 images"),
@@ -410,7 +421,9 @@ def test_spoilt_idx_files(idx, zipped, change, message):
 def test_a_gzip_stream_that_ends_early(idx):
     path = idx / "train-images-idx3-ubyte"
     path.write_bytes(gzip.compress(idx_bytes(DRAWS.randint(0, 256, (6, 40, 50))))[:9000])
-    with pytest.raises(DataError, match=r"is truncated: shape \(6, 40, 50\) needs 12000 bytes after the header, the file"):
+    with pytest.raises(
+        DataError, match=r"is truncated: shape \(6, 40, 50\) needs 12000 bytes after the header, the file"
+    ):
         load_data(path)
     path.write_bytes(b"\x1f\x8b\x08\x00rubbish that is no deflate stream")
     with pytest.raises(DataError, match="idx3-ubyte"):
@@ -426,10 +439,14 @@ def test_a_gzip_bomb_is_stopped_by_the_declared_size(idx):
 
 def test_missing_idx_files(idx):
     (idx / "t10k-labels-idx1-ubyte.gz").unlink()
-    with pytest.raises(DataError, match=r"no labels for .*t10k-images-idx3-ubyte: expected t10k-labels-idx1-ubyte beside"):
+    with pytest.raises(
+        DataError, match=r"no labels for .*t10k-images-idx3-ubyte: expected t10k-labels-idx1-ubyte beside"
+    ):
         load_data(idx)
     (idx / "t10k-images-idx3-ubyte").unlink()
-    with pytest.raises(DataError, match=r"no idx file for split='test'; expected t10k-images-idx3-ubyte\[\.gz\] or test-"):
+    with pytest.raises(
+        DataError, match=r"no idx file for split='test'; expected t10k-images-idx3-ubyte\[\.gz\] or test-"
+    ):
         load_data(idx)
 
 

@@ -148,5 +148,5 @@ def _attacker(request: Request, evaluation: Evaluation, seconds: float) -> Attac
         mask=mask,
         attacks=tuple(str(attack) for attack in request.attacks),
         queries=f"at most {most} forward and backward passes per image",
-        compute=f"{device_of(request.model)}, {threads} thread{'s' if threads > 1 else ''}, {seconds:.0f} s",
+        compute=f"{device_of(request.model)}, {threads} {'thread' if threads == 1 else 'threads'}, {seconds:.0f} s",
     )

@@ -51,7 +51,7 @@ def _on_terminal(bars: Bars) -> Report:
 def _in_log() -> Report:
     def update(event: Progress) -> None:
         if event.done == event.total:
-            sys.stderr.write(f"{event.stage}: {event.total} images, robust so far {100 * event.robust:.1f} %\n")
+            sys.stderr.write(f"{event.stage}: {event.total} {event.unit}, robust so far {100 * event.robust:.1f} %\n")
             sys.stderr.flush()
 
     return update

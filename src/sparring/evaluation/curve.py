@@ -59,7 +59,7 @@ def robustness_curve(
     chosen = chosen_attacks(attacks or _DEFAULT, "")
     standing = list(range(len(labels)))
     accuracy = []
-    for budget in budgets:
+    for number, budget in enumerate(budgets, start=1):
         threat = ThreatModel(norm, budget, bounds, mask)
         if not standing:
             accuracy.append(proportion(0, len(labels)))
@@ -73,10 +73,11 @@ def robustness_curve(
             attacks=chosen,
             seed=seed,
             batch_size=batch_size,
-            progress=progress,
         )
         alive = [standing[r.index] for r in found.records if survived(r)]
         accuracy.append(proportion(len(alive), len(labels)))
+        if progress is not None:
+            progress(Progress("curve", number, len(budgets), number, len(budgets), accuracy[-1], "budgets"))
         right = [standing[r.index] for r in found.records if r.prediction == r.label]
         standing = alive if carry else right
     return Curve(" + ".join(str(attack) for attack in chosen), norm, tuple(budgets), tuple(accuracy))

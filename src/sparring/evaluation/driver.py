@@ -28,7 +28,7 @@ from sparring.threat import ThreatModel
 
 @dataclass(frozen=True)
 class Progress:
-    """Where an evaluation is: stage `number` of `stages`, `done` of `total` images, robust accuracy so far."""
+    """Where the work is: stage `number` of `stages`, `done` of `total` `unit`, robust accuracy so far."""
 
     stage: str
     number: int
@@ -36,6 +36,7 @@ class Progress:
     done: int
     total: int
     robust: float
+    unit: str = "images"
 
 
 class EvaluationInterrupted(KeyboardInterrupt):

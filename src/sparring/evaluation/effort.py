@@ -1,4 +1,4 @@
-"""How much to spend: named lists of attacks, cheapest first. Noise comes last: what it still breaks, gradients missed."""
+"""How much to spend: named lists of attacks. Noise comes last: what it still breaks, the gradients missed."""
 
 from __future__ import annotations
 

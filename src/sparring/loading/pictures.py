@@ -90,10 +90,10 @@ def read_picture(path: Path, size: tuple[int, int] | None, channels: int) -> Ten
         plain = _plain(image, channels)
         if size is not None:
             top, left, height, width = centre_box(plain.height, plain.width, size)
-            box = (left, top, left + width, top + height)
-            plain = plain.resize(size[::-1], Image.Resampling.BILINEAR, box=box)
-        array = np.asarray(plain, dtype=np.float32)
-        pixels = torch.from_numpy(array if plain.mode == "F" else array / np.float32(255))
+            plain = plain.crop((left, top, left + width, top + height))
+            plain = plain.resize(size[::-1], Image.Resampling.BILINEAR)
+        array = np.array(plain, dtype=np.float32)
+        pixels = torch.from_numpy(array) / (1 if plain.mode == "F" else 255)
     planes = pixels[None] if pixels.dim() == 2 else pixels.permute(2, 0, 1)
     return planes.expand(channels, -1, -1).contiguous().clamp_(0, 1)
 
