@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor, nn
-
 from tests.helpers_core import digits, small_net, train
+from torch import Tensor, nn
 
 torch.set_num_threads(1)
 

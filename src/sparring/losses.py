@@ -50,6 +50,12 @@ def dlr(logits: Tensor, goal: Goal) -> Tensor:
 LOSSES: dict[str, Loss] = {"cross_entropy": cross_entropy, "margin": margin, "dlr": dlr}
 
 
+def checked(name: str | Loss) -> None:
+    """Raise `InputError` unless `name` is a function or the name of a loss."""
+    if not callable(name) and name not in LOSSES:
+        raise InputError(unknown("loss", name, list(LOSSES)))
+
+
 def resolve(name: str | Loss, classes: int, *, targeted: bool) -> tuple[Loss, str | None]:
     """The loss function for a model with `classes` classes, and a note where another had to stand in.
 
@@ -58,8 +64,7 @@ def resolve(name: str | Loss, classes: int, *, targeted: bool) -> tuple[Loss, st
     """
     if callable(name):
         return name, None
-    if name not in LOSSES:
-        raise InputError(unknown("loss", name, list(LOSSES)))
+    checked(name)
     needed = 4 if targeted else 3
     if name == "dlr" and classes < needed:
         kind = "targeted DLR" if targeted else "DLR"

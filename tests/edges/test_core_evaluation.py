@@ -341,8 +341,19 @@ class Odd(nn.Module):
 
 @pytest.mark.parametrize(
     "how",
-    ["tuple", "dict", "integer", "labels", "one column", "one number", "too many rows", "averaged", "feature map"]
-    + ["numpy", "nothing"],
+    [
+        "tuple",
+        "dict",
+        "integer",
+        "labels",
+        "one column",
+        "one number",
+        "too many rows",
+        "averaged",
+        "feature map",
+        "numpy",
+        "nothing",
+    ],
 )
 def test_models_that_return_no_logits_are_named(how: str) -> None:
     with pytest.raises(ModelError, match="the model returned"):
@@ -435,7 +446,7 @@ def test_unusable_labels_and_targets_are_refused(labels: object, message: str) -
 
 
 def test_labels_are_checked_in_a_targeted_evaluation_too() -> None:
-    with pytest.raises(InputError, match="label 52 does not exist|does not exist"):
+    with pytest.raises(InputError, match="does not exist"):
         run(labels=LABELS + 50, targets=torch.zeros(60).long())
 
 

@@ -207,7 +207,7 @@ configs = st.builds(
         spec=st.sampled_from(["digits-cnn", "package.module:make", "/a b/net.py:make"])
         | text.filter(lambda t: ".py" not in t),
         weights=st.none() | path,
-        mean=st.none() | real | st.lists(real, max_size=3).map(tuple),
+        mean=st.none() | real | st.lists(real, min_size=1, max_size=3).map(tuple),
         std=st.none() | real,
         output_index=st.none() | whole | text,
         device=text,
@@ -244,7 +244,7 @@ configs = st.builds(
 )
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=100)
 @given(config=configs, said=st.dictionaries(st.sampled_from(["model", "data.n", "audit.seed"]), st.text(max_size=30)))
 def test_what_is_written_reads_back_the_same(tmp_path_factory, config, said):
     folder = tmp_path_factory.mktemp("toml")
@@ -286,7 +286,8 @@ def test_the_declared_parts_are_what_the_functions_give(tmp_path):
         "from torch import nn\ndef make():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"
     )
     Image.fromarray(np.diag([255] * 8).astype(np.uint8)).save(tmp_path / "mask.png")
-    text = '[model]\nspec="net.py:make"\nmean=0.5\n[data]\nsource="digits"\nn=9\nsize=8\n[threat]\neps="8/255"\nmask="mask.png"'
+    text = '[model]\nspec="net.py:make"\nmean=0.5\n[data]\nsource="digits"\nn=9\nsize=8\n'
+    text += '[threat]\neps="8/255"\nmask="mask.png"'
     config = load_config(write(tmp_path, text))
     images, _ = declared_data(config)
     assert declared_model(config)(images).shape == (9, 10)

@@ -141,7 +141,7 @@ def test_unknown_names_and_missing_paths(tmp_path, monkeypatch, spec, message):
 
 def test_a_missing_package_names_the_extra(monkeypatch):
     monkeypatch.setattr(builtin_data, "find_spec", lambda name: None)
-    with pytest.raises(MissingExtraError, match="'mnist5k' needs the extra 'mnist': pip install 'sparring.mnist.'"):
+    with pytest.raises(MissingExtraError, match=r"'mnist5k' needs the extra 'mnist': pip install 'sparring.mnist.'"):
         load_data("mnist5k")
     monkeypatch.setattr("sparring.loading.photos.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match="needs the extra 'photos'"):

@@ -81,7 +81,7 @@ def test_the_exif_orientation_is_applied(tmp_path, orientation):
         tmp_path / "p.jpg", exif=exif, quality=100, subsampling=0
     )
     image = load_image(tmp_path / "p.jpg")[0].permute(1, 2, 0)
-    stored = torch.from_numpy(np.asarray(Image.open(tmp_path / "p.jpg"))) / 255
+    stored = torch.from_numpy(np.array(Image.open(tmp_path / "p.jpg"))) / 255
     shown = {
         1: lambda x: x,
         2: lambda x: x.flip(1),
@@ -117,7 +117,7 @@ def test_photographs_by_name(name):
 
 
 def test_an_unknown_photograph_lists_the_known():
-    with pytest.raises(DataError, match="unknown picture 'chelsae'; did you mean 'chelsea'.*Or give the path"):
+    with pytest.raises(DataError, match=r"unknown picture 'chelsae'; did you mean 'chelsea'.*Or give the path"):
         load_image("chelsae")
     with pytest.raises(DataError, match=r"the picture gone/cat\.png does not exist"):
         load_image("gone/cat.png")
@@ -176,7 +176,7 @@ def test_what_is_no_file(tmp_path):
 
 def test_bad_options(tmp_path):
     Image.fromarray(colours()).save(tmp_path / "p.png")
-    with pytest.raises(InputError, match="channels 1 .grey. or 3 .colour., got channels=4"):
+    with pytest.raises(InputError, match=r"channels 1 \(grey\) or 3 \(colour\), got channels=4"):
         load_image(tmp_path / "p.png", channels=4)
     with pytest.raises(SparringError, match="size must be"):
         load_image(tmp_path / "p.png", size=9000)

@@ -112,7 +112,7 @@ def test_classes_say_which_number_a_folder_has(pets):
     data = load_data(pets, classes=["emu", "owl", "dog", "cat"])
     assert data.labels.tolist() == [3, 3, 2, 2, 0, 0]
     assert data.class_names == ("emu", "owl", "dog", "cat")
-    with pytest.raises(DataError, match="emu is none of the classes given with classes=.*did you mean 'emus'"):
+    with pytest.raises(DataError, match=r"emu is none of the classes given with classes=.*did you mean 'emus'"):
         load_data(pets, classes=["cat", "dog", "emus"])
     with pytest.raises(DataError, match="emu stands for several classes"):
         load_data(pets, classes=["cat", "dog", "emu", "emu"])
@@ -480,5 +480,5 @@ def test_pickled_labels_are_refused(tmp_path):
 
 def test_a_file_of_another_kind(tmp_path):
     save(tmp_path / "one.png")
-    with pytest.raises(DataError, match="neither a folder of class folders.*one picture is read by load_image"):
+    with pytest.raises(DataError, match=r"neither a folder of class folders.*one picture is read by load_image"):
         load_data(tmp_path / "one.png")

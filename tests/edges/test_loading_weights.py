@@ -122,7 +122,7 @@ def test_a_whole_pickled_module_is_refused_with_the_way_out(tmp_path):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 def test_a_torchscript_archive_is_refused(tmp_path):
     torch.jit.save(torch.jit.script(nn.Linear(2, 2)), tmp_path / "script.pt")
-    with pytest.raises(DataError, match="pickled objects .*TorchScript"):
+    with pytest.raises(DataError, match=r"pickled objects .*TorchScript"):
         load_model(Net(), weights=tmp_path / "script.pt")
 
 

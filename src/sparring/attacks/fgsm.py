@@ -8,6 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 from torch.nn import functional
 
+from sparring import losses
 from sparring.attacks.base import Attack, at_least
 from sparring.errors import InputError, unknown
 from sparring.goal import Goal, Targeted
@@ -38,6 +39,7 @@ class FGSM(Attack):
     step: float = 1.0
 
     def __post_init__(self) -> None:
+        losses.checked(self.loss)
         at_least("step", self.step, 0)
         if self.aim not in AIMS:
             raise InputError(unknown("aim", self.aim, list(AIMS)))

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from sparring import losses
 from sparring.attacks.ascent import climb_once
 from sparring.attacks.base import Attack, at_least
 from sparring.losses import Loss
@@ -30,6 +31,7 @@ class MIFGSM(Attack):
     early_stop: bool = True
 
     def __post_init__(self) -> None:
+        losses.checked(self.loss)
         at_least("steps", self.steps, 1, whole=True)
         at_least("decay", self.decay, 0)
         if self.step_size is not None:

@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from sparring import losses
 from sparring.attacks.ascent import SCHEDULES, Best, ascend, default_step_size, step_schedule
 from sparring.attacks.base import Attack, at_least
 from sparring.errors import InputError, unknown
@@ -37,6 +38,7 @@ class PGD(Attack):
     early_stop: bool = True
 
     def __post_init__(self) -> None:
+        losses.checked(self.loss)
         at_least("steps", self.steps, 1, whole=True)
         at_least("restarts", self.restarts, 1, whole=True)
         if self.step_size is not None:

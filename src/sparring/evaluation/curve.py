@@ -58,26 +58,23 @@ def robustness_curve(
         raise InputError("eps is empty: give at least one budget")
     chosen = chosen_attacks(attacks or _DEFAULT, "")
     standing = list(range(len(labels)))
-    accuracy = []
+    accuracy: list[Estimate] = []
     for number, budget in enumerate(budgets, start=1):
-        threat = ThreatModel(norm, budget, bounds, mask)
-        if not standing:
-            accuracy.append(proportion(0, len(labels)))
-            continue
-        part = Subset(images, standing)
-        found = evaluate(
-            model,
-            part,
-            labels[torch.tensor(standing)],
-            threat,
-            attacks=chosen,
-            seed=seed,
-            batch_size=batch_size,
-        )
-        alive = [standing[r.index] for r in found.records if survived(r)]
+        alive: list[int] = []
+        if standing:
+            found = evaluate(
+                model,
+                Subset(images, standing),
+                labels[torch.tensor(standing)],
+                ThreatModel(norm, budget, bounds, mask),
+                attacks=chosen,
+                seed=seed,
+                batch_size=batch_size,
+            )
+            alive = [standing[r.index] for r in found.records if survived(r)]
+            right = [standing[r.index] for r in found.records if r.prediction == r.label]
+            standing = alive if carry else right
         accuracy.append(proportion(len(alive), len(labels)))
         if progress is not None:
             progress(Progress("curve", number, len(budgets), number, len(budgets), accuracy[-1], "budgets"))
-        right = [standing[r.index] for r in found.records if r.prediction == r.label]
-        standing = alive if carry else right
     return Curve(" + ".join(str(attack) for attack in chosen), norm, tuple(budgets), tuple(accuracy))

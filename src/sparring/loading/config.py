@@ -12,6 +12,7 @@ from sparring.errors import ConfigError, DataError, InputError, unknown
 from sparring.loading.builtin_data import DATA_SETS
 from sparring.loading.limits import check_bytes
 from sparring.loading.paths import existing_file, kind_of, user_path
+from sparring.loading.reason import reason
 from sparring.norms import NORMS
 from sparring.threat import parse_number
 
@@ -38,7 +39,7 @@ def _no_booleans(value: Any) -> Any:
 
 _Whole = Annotated[int, BeforeValidator(_no_booleans)]
 _Real = Annotated[float, BeforeValidator(_no_booleans)]
-_PerChannel = Annotated[float | tuple[float, ...], BeforeValidator(_no_booleans)]
+_PerChannel = Annotated[float | Annotated[tuple[float, ...], Field(min_length=1)], BeforeValidator(_no_booleans)]
 
 
 class Table(BaseModel):
@@ -72,7 +73,7 @@ class DataTable(Table):
     size: _Whole | tuple[_Whole, _Whole] | None = Field(default=None, description="resize: a number or [height, width]")
     channels: _Whole | None = Field(default=None, ge=1, description="1 grey, 3 colour; left out: as stored")
     labels: Path | None = Field(default=None, description="labels from a file instead: .npy, .txt or idx1")
-    classes: tuple[str, ...] | None = Field(default=None, description="class names in the model's order")
+    classes: tuple[str, ...] | None = Field(default=None, min_length=1, description="class names in the model's order")
 
 
 class ThreatTable(Table):
@@ -91,7 +92,9 @@ class AuditTable(Table):
     """[audit]: how hard to try, and what to write down."""
 
     effort: str = Field(default="standard", description='"quick", "standard" or "thorough"')
-    attacks: tuple[str, ...] | None = Field(default=None, description='instead of an effort: ["pgd:steps=40", ...]')
+    attacks: tuple[str, ...] | None = Field(
+        default=None, min_length=1, description='instead of an effort: ["pgd:steps=40", ...]'
+    )
     seed: _Whole = Field(default=0, ge=0, description="of every random draw")
     batch_size: _Whole | None = Field(default=None, ge=1, description="left out: chosen from the model")
     fail_under: _Real | None = Field(default=None, ge=0, le=1, description="exit 1 below this robust accuracy")
@@ -139,7 +142,7 @@ def load_config(path: str | Path) -> Config:
     except OSError as error:
         raise ConfigError(f"{file} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{file} is not valid TOML: {error}") from error
+        raise ConfigError(f"{file} is not valid TOML: {reason(error)}") from error
     return _checked(_resolved(tables, file.absolute().parent), str(file))
 
 

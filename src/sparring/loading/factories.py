@@ -16,6 +16,7 @@ from torch import nn
 
 from sparring.errors import InputError, ModelError, unknown
 from sparring.loading.paths import kind_of, user_path
+from sparring.loading.reason import reason
 
 
 def build(spec: str) -> nn.Module:
@@ -117,5 +118,4 @@ def _made(factory: object, spec: str) -> nn.Module:
 
 
 def _failed(spec: str, doing: str, error: BaseException, hint: str = "") -> ModelError:
-    reason = (str(error).strip() or "no message").splitlines()[0]
-    return ModelError(f"model {spec!r}: {doing} raised {type(error).__name__}: {reason}{hint}")
+    return ModelError(f"model {spec!r}: {doing} raised {type(error).__name__}: {reason(error)}{hint}")

@@ -15,6 +15,7 @@ from sparring.loading.arrays import open_array
 from sparring.loading.labels import check_length, checked_labels
 from sparring.loading.limits import check_bytes
 from sparring.loading.paths import existing_file
+from sparring.loading.reason import reason
 from sparring.loading.source import Source, Wanted
 
 _PREFIXES = {"train": ("train",), "test": ("t10k", "test")}
@@ -59,7 +60,7 @@ def read_idx(path: Path, dimensions: tuple[int, ...]) -> np.ndarray[Any, Any]:
             size = check_bytes(path, "its header", shape)
             content = _read_at_most(stream, size + 1)
     except (OSError, zlib.error) as error:
-        raise DataError(f"{path} cannot be read: {error}; download it again") from error
+        raise DataError(f"{path} cannot be read: {reason(error)}; download it again") from error
     if len(content) != size:
         got = f"{len(content)}" if len(content) < size else f"more than {size}"
         problem = "truncated" if len(content) < size else "not what its header says"

@@ -14,6 +14,7 @@ from sparring.errors import DataError
 from sparring.loading.limits import check_bytes
 from sparring.loading.npy import read_npy
 from sparring.loading.paths import existing_file, user_path
+from sparring.loading.reason import reason
 
 Labels = Tensor | Sequence[int] | str | Path
 
@@ -69,7 +70,7 @@ def _read_lines(path: Path) -> np.ndarray[Any, Any]:
     try:
         lines = path.read_text(encoding="utf-8").split()
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is not readable text: {error}") from error
+        raise DataError(f"{path} is not readable text: {reason(error)}") from error
     for number, line in enumerate(lines, 1):
         if not (line.isascii() and line.lstrip("-").isdigit() and len(line) < 12):
             raise DataError(f"{path}, entry {number}: expected one whole number per line, got {line[:40]!r}")

@@ -12,6 +12,7 @@ from sparring.errors import InputError, unknown
 from sparring.loading import factories
 from sparring.loading.builtin import BUILTIN
 from sparring.loading.paths import user_path
+from sparring.loading.reason import reason
 from sparring.loading.weights import load_weights, read_weights
 from sparring.model import Normalised, OutputAdapter
 
@@ -94,5 +95,4 @@ def _on_device(model: nn.Module, device: str | torch.device) -> nn.Module:
     try:
         return model.to(torch.device(device))
     except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f'device {str(device)!r} cannot be used: {reason}; "cpu" always works') from error
+        raise InputError(f'device {str(device)!r} cannot be used: {reason(error)}; "cpu" always works') from error

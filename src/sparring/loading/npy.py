@@ -11,6 +11,7 @@ import numpy as np
 
 from sparring.errors import DataError
 from sparring.loading.limits import check_bytes
+from sparring.loading.reason import reason
 
 BROKEN_ARRAY = (
     OSError,
@@ -38,4 +39,4 @@ def read_npy(path: Path) -> np.ndarray[Any, Any]:
         check_bytes(path, "the array", mapped.shape, mapped.dtype.itemsize)
         return np.array(mapped)
     except BROKEN_ARRAY as error:
-        raise DataError(f"{path} is not a readable .npy file: {error}") from error
+        raise DataError(f"{path} is not a readable .npy file: {reason(error)}") from error

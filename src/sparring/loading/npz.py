@@ -22,6 +22,7 @@ from sparring.loading.labels import check_length, checked_labels
 from sparring.loading.limits import EAGER_BYTES, check_bytes
 from sparring.loading.npy import BROKEN_ARRAY
 from sparring.loading.paths import existing_file
+from sparring.loading.reason import reason
 from sparring.loading.source import Source, Wanted, refuse_training_split
 
 _IMAGES = ("images", "x", "data")
@@ -144,5 +145,6 @@ def _broken_archive(path: Path) -> Iterator[None]:
     except DataError:
         raise
     except _BROKEN as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise DataError(f"{path} is not a readable .npz archive: {reason}; store it again with numpy.savez") from error
+        raise DataError(
+            f"{path} is not a readable .npz archive: {reason(error)}; store it again with numpy.savez"
+        ) from error

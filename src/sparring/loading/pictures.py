@@ -17,6 +17,7 @@ from torch import Tensor
 from sparring.errors import DataError, InputError, SparringError
 from sparring.loading.limits import MAX_PIXELS
 from sparring.loading.paths import existing_file, kind_of, user_path
+from sparring.loading.reason import reason
 from sparring.loading.source import Size, centre_box, checked_size
 
 FORMATS = ("PNG", "JPEG", "WEBP")
@@ -125,8 +126,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _too_large(path, str(error).split(",")[0]) from error
     except _BROKEN as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise DataError(f"{path} is a broken picture: {reason}; replace or remove it") from error
+        raise DataError(f"{path} is a broken picture: {reason(error)}; replace or remove it") from error
 
 
 def _too_large(path: Path, found: str) -> DataError:

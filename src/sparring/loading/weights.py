@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from sparring.errors import DataError, InputError
 from sparring.loading.limits import MAX_BYTES
 from sparring.loading.paths import existing_file
+from sparring.loading.reason import reason
 
 _NESTED = ("state_dict", "model_state_dict", "model")
 _PREFIXES = ("module.", "_orig_mod.")
@@ -80,7 +81,7 @@ def _misfit(model: nn.Module, weights: Mapping[str, Tensor], error: Exception) -
         ("of another shape", shapes),
     ]
     told = [f"{len(names)} {kind}: {_short(names)}" for kind, names in problems if names]
-    return "; ".join(told) or str(error).strip().splitlines()[0]
+    return "; ".join(told) or reason(error)
 
 
 def _short(names: list[str]) -> str:
@@ -131,8 +132,7 @@ def _pickled(path: Path, found: str) -> DataError:
 
 
 def _unreadable(path: Path, error: object) -> DataError:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return DataError(f"the weights file {path} cannot be read: {reason}; copy or download it again")
+    return DataError(f"the weights file {path} cannot be read: {reason(error)}; copy or download it again")
 
 
 def _state_dict(found: Any, path: Path) -> dict[str, Tensor]:
