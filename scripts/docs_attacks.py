@@ -1,0 +1,125 @@
+"""The attack pages, one per entry of `sparring.attacks.ATTACKS`, and their index."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from scripts.docs_markdown import GENERATED, cell, docstring, fence, first_line, plain, prose, table
+from sparring.attacks import ATTACKS, Attack, format_attack
+from sparring.evaluation import EFFORTS
+
+ACCESS = {
+    "gradients": "gradients of the loss with respect to the input (white box)",
+    "logits": "logits only (black box, no gradient)",
+    "labels": "predicted labels only (black box)",
+}
+_BUDGET = {"linf": "0.1", "l2": "0.5", "l1": "3", "l0": "5"}
+
+
+def pages() -> dict[str, str]:
+    """Path below docs/ to Markdown."""
+    made = {"attacks/index.md": _index()}
+    return made | {f"attacks/{name}.md": _page(name, kind) for name, kind in ATTACKS.items()}
+
+
+def _index() -> str:
+    rows = [
+        (f"[{name}]({name}.md)", f"`{kind.__name__}`", kind.access, ", ".join(kind.threats), plain(kind.paper))
+        for name, kind in ATTACKS.items()
+    ]
+    efforts = [(f"`{name}`", " → ".join(f"`{attack}`" for attack in attacks)) for name, attacks in EFFORTS.items()]
+    return "\n\n".join(
+        [
+            GENERATED,
+            "# Attacks",
+            "One paper per attack. The name is what the command line reads (`--attack NAME:parameter=value,...`), the "
+            "class is what Python calls (`sp.attacks.CLASS(parameter=value)`).",
+            table(("name", "class", "needs", "norms", "paper"), rows),
+            "## Efforts",
+            "An effort is a list of attacks, run in this order. Only images that still stand go on to the next one. "
+            "An audit also runs `fgsm`, for the comparison of one step with many.",
+            table(("effort", "attacks"), efforts),
+            "An attack of your own: [Write your own attack](../own-attack.md).",
+            "",
+        ]
+    )
+
+
+def _page(name: str, kind: type[Attack]) -> str:
+    return "\n\n".join(
+        [
+            GENERATED,
+            f"# {kind.__name__}",
+            prose(docstring(kind)),
+            table(
+                ("", ""),
+                [
+                    ("Paper", plain(kind.paper)),
+                    ("Needs", ACCESS[kind.access]),
+                    ("Norms", ", ".join(kind.threats)),
+                    ("Text form", f"`{_text_form(name, kind)}`"),
+                ],
+            ),
+            "## Parameters",
+            table(("name", "type", "default"), _parameters(kind)),
+            "## Example",
+            fence("python", _example(kind)),
+            "The same on the command line:",
+            fence("sh", _command(name, kind)),
+            "",
+        ]
+    )
+
+
+def _parameters(kind: type[Attack]) -> list[tuple[str, str, str]]:
+    return [(f"`{f.name}`", f"`{cell(f.type)}`", f"`{f.default!r}`") for f in dataclasses.fields(kind)]
+
+
+def _text_form(name: str, kind: type[Attack]) -> str:
+    """With every parameter that differs from its default in the example, else the bare name."""
+    changed = _changed(kind)
+    return format_attack(kind(**changed)) if changed else name
+
+
+def _changed(kind: type[Attack]) -> dict[str, int]:
+    """One parameter to show how parameters are written: twice the default of the first whole number."""
+    for field in dataclasses.fields(kind):
+        if isinstance(field.default, int) and not isinstance(field.default, bool):
+            return {field.name: 2 * field.default}
+    return {}
+
+
+def _norm(kind: type[Attack]) -> str:
+    return "linf" if "linf" in kind.threats else kind.threats[0]
+
+
+def _example(kind: type[Attack]) -> str:
+    norm = _norm(kind)
+    arguments = ", ".join(f"{key}={value!r}" for key, value in _changed(kind).items())
+    return f"""
+import sparring as sp
+
+model = sp.load_model("digits-cnn")
+images, labels = sp.load_data("digits", n=100)
+threat = sp.ThreatModel("{norm}", {_BUDGET[norm]})
+
+attack = sp.attacks.{kind.__name__}({arguments})
+adversarials = attack(model, images, sp.Untargeted(labels), threat)
+
+for name, pictures in (("clean", images), ("attacked", adversarials)):
+    right = (model(pictures).argmax(1) == labels).float().mean()
+    print(f"{{name:<9}} {{100 * right:.0f}} % right")
+""".strip()
+
+
+def _command(name: str, kind: type[Attack]) -> str:
+    norm = _norm(kind)
+    return (
+        f"sparring attack --model digits-cnn --data digits -n 100 --norm {norm} --eps {_BUDGET[norm]} "
+        f"--attack {_text_form(name, kind)}"
+    )
+
+
+def summary(name: str) -> str:
+    """One line on an attack."""
+    return first_line(ATTACKS[name])
