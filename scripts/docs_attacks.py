@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from scripts.docs_markdown import GENERATED, cell, docstring, fence, first_line, plain, prose, table
+from scripts.docs_markdown import docstring, facts, fence, page, plain, prose, table
+
 from sparring.attacks import ATTACKS, Attack, format_attack
 from sparring.evaluation import EFFORTS
 
@@ -28,51 +29,42 @@ def _index() -> str:
         for name, kind in ATTACKS.items()
     ]
     efforts = [(f"`{name}`", " → ".join(f"`{attack}`" for attack in attacks)) for name, attacks in EFFORTS.items()]
-    return "\n\n".join(
-        [
-            GENERATED,
-            "# Attacks",
-            "One paper per attack. The name is what the command line reads (`--attack NAME:parameter=value,...`), the "
-            "class is what Python calls (`sp.attacks.CLASS(parameter=value)`).",
-            table(("name", "class", "needs", "norms", "paper"), rows),
-            "## Efforts",
-            "An effort is a list of attacks, run in this order. Only images that still stand go on to the next one. "
-            "An audit also runs `fgsm`, for the comparison of one step with many.",
-            table(("effort", "attacks"), efforts),
-            "An attack of your own: [Write your own attack](../own-attack.md).",
-            "",
-        ]
+    return page(
+        "Attacks",
+        "One paper per attack. The name is what the command line reads (`--attack NAME:parameter=value,...`), the "
+        "class is what Python calls (`sp.attacks.CLASS(parameter=value)`).",
+        table(("name", "class", "needs", "norms", "paper"), rows),
+        "## Efforts",
+        "An effort is a list of attacks, run in this order. Only images that still stand go on to the next one. An "
+        "audit also runs `fgsm`, for the comparison of one step with many.",
+        table(("effort", "attacks"), efforts),
+        "An attack of your own: [Write your own attack](../own-attack.md).",
     )
 
 
 def _page(name: str, kind: type[Attack]) -> str:
-    return "\n\n".join(
-        [
-            GENERATED,
-            f"# {kind.__name__}",
-            prose(docstring(kind)),
-            table(
-                ("", ""),
-                [
-                    ("Paper", plain(kind.paper)),
-                    ("Needs", ACCESS[kind.access]),
-                    ("Norms", ", ".join(kind.threats)),
-                    ("Text form", f"`{_text_form(name, kind)}`"),
-                ],
-            ),
-            "## Parameters",
-            table(("name", "type", "default"), _parameters(kind)),
-            "## Example",
-            fence("python", _example(kind)),
-            "The same on the command line:",
-            fence("sh", _command(name, kind)),
-            "",
-        ]
+    return page(
+        kind.__name__,
+        prose(docstring(kind)),
+        facts(
+            [
+                ("Paper", plain(kind.paper)),
+                ("Needs", ACCESS[kind.access]),
+                ("Norms", ", ".join(kind.threats)),
+                ("As text", f"`{_text_form(name, kind)}`"),
+            ]
+        ),
+        "## Parameters",
+        table(("name", "type", "default"), _parameters(kind)),
+        "## Example",
+        fence("python", _example(kind)),
+        "The same on the command line:",
+        fence("sh", _command(name, kind)),
     )
 
 
 def _parameters(kind: type[Attack]) -> list[tuple[str, str, str]]:
-    return [(f"`{f.name}`", f"`{cell(f.type)}`", f"`{f.default!r}`") for f in dataclasses.fields(kind)]
+    return [(f"`{f.name}`", f"`{f.type}`", f"`{f.default!r}`") for f in dataclasses.fields(kind)]
 
 
 def _text_form(name: str, kind: type[Attack]) -> str:
@@ -118,8 +110,3 @@ def _command(name: str, kind: type[Attack]) -> str:
         f"sparring attack --model digits-cnn --data digits -n 100 --norm {norm} --eps {_BUDGET[norm]} "
         f"--attack {_text_form(name, kind)}"
     )
-
-
-def summary(name: str) -> str:
-    """One line on an attack."""
-    return first_line(ATTACKS[name])

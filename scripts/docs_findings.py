@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from scripts.docs_markdown import GENERATED, plain, table
+from scripts.docs_markdown import facts, page, plain, table
+
 from sparring.auditing import FINDINGS
 from sparring.auditing.findings import Kind
 
@@ -23,36 +24,29 @@ def _index() -> str:
         (f"[{code}]({code}.md)", plain(kind.title), kind.severity, "yes" if kind.undermines else "no")
         for code, kind in FINDINGS.items()
     ]
-    return "\n\n".join(
-        [
-            GENERATED,
-            "# Findings",
-            "Everything an audit can have to tell. A finding *undermines* the result when it means that the robust "
-            "accuracy can't be believed; it is *resolved* when the audit applied the remedy itself.",
-            table(("code", "title", "severity", "undermines"), rows),
-            "",
-        ]
+    return page(
+        "Findings",
+        "Everything an audit can have to tell. A finding *undermines* the result when it means that the robust "
+        "accuracy can't be believed; it is *resolved* when the audit applied the remedy itself.",
+        table(("code", "title", "severity", "undermines"), rows),
     )
 
 
 def _page(kind: Kind) -> str:
-    parts = [
-        GENERATED,
-        f"# {plain(kind.title)}",
-        table(
-            ("", ""),
+    links = [f"- [{plain(r.label)}]({r.url})" if r.url else f"- {plain(r.label)}" for r in kind.references]
+    return page(
+        plain(kind.title),
+        facts(
             [
                 ("Code", f"`{kind.code}`"),
-                ("Severity", f"{kind.severity}{' (it varies with the evidence)' if kind.code == 'evasion' else ''}"),
+                ("Severity", kind.severity),
                 ("Undermines the number", UNDERMINES[kind.undermines]),
-            ],
+            ]
         ),
         "## What it means",
         plain(kind.explanation),
         "## What to do",
         plain(kind.remedy),
-    ]
-    if kind.references:
-        links = [f"- [{plain(r.label)}]({r.url})" if r.url else f"- {plain(r.label)}" for r in kind.references]
-        parts += ["## References", "\n".join(links)]
-    return "\n\n".join([*parts, ""])
+        "## References" if links else "",
+        "\n".join(links),
+    )

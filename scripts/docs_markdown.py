@@ -15,8 +15,19 @@ def fence(language: str, text: str) -> str:
 
 
 def cell(text: object) -> str:
-    """Text that stays inside one cell of a table."""
-    return " ".join(str(text).replace("|", "\\|").split())
+    """Text that stays inside one cell of a table; inside `code` a bar needs no escape."""
+    parts = re.split(r"(`[^`]+`)", " ".join(str(text).split()))
+    return "".join(part if part.startswith("`") else part.replace("|", "\\|") for part in parts)
+
+
+def facts(pairs: Iterable[tuple[str, str]]) -> str:
+    """A list of named facts."""
+    return "\n".join(f"- **{name}:** {value}" for name, value in pairs)
+
+
+def page(title: str, *parts: str) -> str:
+    """A generated page: title first, then its parts, then where it came from."""
+    return "\n\n".join([f"# {title}", *(part for part in parts if part), GENERATED, ""])
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

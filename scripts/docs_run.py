@@ -56,7 +56,7 @@ def execute(page: str, name: str, folder: Path) -> list[tuple[Block, str]]:
     """Run the blocks of `page` in `folder`; what each printed. Whatever one raises comes through."""
     namespace: dict[str, object] = {"__name__": "__main__"}
     outputs = []
-    with contextlib.chdir(folder):
+    with _inside(folder):
         for block in blocks(page):
             where = f"{name}, line {block.line}"
             if block.skipped:
@@ -76,9 +76,25 @@ def with_outputs(page: str, name: str, folder: Path) -> str:
     """`page` with what its python blocks print, below each."""
     for block, printed in reversed(execute(page, name, folder)):
         if block.language == "python" and printed.strip():
-            shown = f"\n\n```text title=\"prints\"\n{printed.rstrip()}\n```"
+            shown = f'\n\n```text title="prints"\n{printed.rstrip()}\n```'
             page = page[: block.end] + shown + page[block.end :]
     return page
+
+
+@contextlib.contextmanager
+def _inside(folder: Path) -> Iterator[None]:
+    """In `folder`, whose files can be imported as they could by a script there; forgotten afterwards."""
+    known = set(sys.modules)
+    sys.path.insert(0, str(folder))
+    try:
+        with contextlib.chdir(folder):
+            yield
+    finally:
+        sys.path.remove(str(folder))
+        for name in set(sys.modules) - known:
+            file = getattr(sys.modules[name], "__file__", None)
+            if file is not None and Path(file).is_relative_to(folder):
+                del sys.modules[name]
 
 
 def _printed(call: Callable[[], object]) -> str:

@@ -135,6 +135,9 @@ def test_a_file_cut_at_any_byte_resumes(finished: Path, tmp_path: Path) -> None:
     for offset in sorted(o for o in offsets if o <= len(content)):
         path.write_bytes(content[:offset])
         assert_same(run(out), whole)
+        again = Model()
+        assert_same(run(out, again), whole)
+        assert again.seen == PROBE, "what was done once more is kept"
     for tail in (b"\0" * 300, b'{"index": 3', b"{}", b"\xff\xfe", b"[1, 2]"):
         path.write_bytes(content[:-700] + tail)
         assert_same(run(out), whole)

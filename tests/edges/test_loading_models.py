@@ -36,8 +36,10 @@ def cached(cache, monkeypatch):
 
 
 @pytest.fixture
-def untrained(monkeypatch):
-    """Training replaced by a marked, instant one; counts the calls."""
+def untrained(request, monkeypatch, tmp_path_factory):
+    """Training replaced by a marked, instant one that counts its calls; an empty cache unless a test says other."""
+    if "cached" not in request.fixturenames:
+        monkeypatch.setenv("SPARRING_CACHE", str(tmp_path_factory.mktemp("empty")))
     calls = []
 
     def fake():
@@ -66,14 +68,19 @@ def test_digits_cnn_is_accurate_on_unseen_digits_and_falls_to_one_gradient_step(
 
 def test_training_is_deterministic_and_leaves_no_trace(cached):
     (file,) = cached.glob("digits-cnn-*.safetensors")
+    torch.manual_seed(99)
     states = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
-    threads = torch.get_num_threads()
-    with torch.inference_mode():
-        again = digits_cnn._trained()
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with torch.inference_mode():
+            again = digits_cnn._trained()
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
     assert torch.equal(torch.get_rng_state(), states[0])
     assert (np.random.get_state()[1] == states[1]).all()
     assert random.getstate() == states[2]
-    assert torch.get_num_threads() == threads
     for name, tensor in load_file(file).items():
         assert torch.equal(again[name], tensor), name
         assert not again[name].is_inference()

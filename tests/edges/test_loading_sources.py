@@ -3,6 +3,7 @@
 import gzip
 import io
 import struct
+import tracemalloc
 import zipfile
 
 import numpy as np
@@ -433,8 +434,13 @@ def test_a_gzip_stream_that_ends_early(idx):
 def test_a_gzip_bomb_is_stopped_by_the_declared_size(idx):
     path = idx / "train-images-idx3-ubyte"
     path.write_bytes(gzip.compress(idx_bytes(GREY) + b"\0" * 10**7))
-    with pytest.raises(DataError, match="the file has more than 120"):
-        load_data(path)
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match="the file has more than 120"):
+            load_data(path)
+        assert tracemalloc.get_traced_memory()[1] < 10**6
+    finally:
+        tracemalloc.stop()
 
 
 def test_missing_idx_files(idx):

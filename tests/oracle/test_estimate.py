@@ -76,4 +76,4 @@ def test_an_estimate_is_a_float_that_survives_copies() -> None:
         assert isinstance(same, Estimate)
         assert (same.value, same.low, same.high, same.n) == (found.value, found.low, found.high, found.n)
     assert found > 0.8
-    assert str(found) == "90.0 % [59.6, 98.2], n=10"
+    assert str(found).replace(" ", "") == "90.0%[59.6,98.2],n=10"

@@ -10,8 +10,12 @@ from tests.helpers_core import generator, small_net
 from torch import Tensor
 
 from sparring import losses
+from sparring.batching import Plan
 from sparring.errors import InputError
 from sparring.goal import Targeted, Untargeted
+from sparring.problem import Problem
+from sparring.rng import Streams, digests
+from sparring.threat import ThreatModel
 
 LOGITS = torch.randn(50, 6, generator=generator(0), dtype=torch.float64) * 5
 LABELS = torch.randint(0, 6, (50,), generator=generator(1))
@@ -85,6 +89,25 @@ def test_the_gradient_of_an_image_does_not_depend_on_its_neighbours(name: str, g
     together = gradient(images, labels)
     for i in range(6):
         torch.testing.assert_close(gradient(images[i : i + 1], labels[i : i + 1])[0], together[i], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 6])
+@pytest.mark.parametrize("name", NAMED)
+def test_a_problem_sums_and_never_averages(name: str, batch_size: int) -> None:
+    """An image's gradient is that of its own loss, whatever the batch."""
+    net = small_net().double()
+    images = torch.rand(6, 1, 8, 8, generator=generator(2), dtype=torch.float64)
+    goal, threat = Untargeted(LABELS[:6]), ThreatModel("linf", 0.1)
+    streams = Streams(0, "test", digests(images))
+    problem = Problem.build(net, images, goal, threat, streams, Plan(batch_size, channels_last=False))
+    found = problem.gradient(images, name)
+    for i in range(6):
+        x = images[i : i + 1].clone().requires_grad_()
+        value = losses.LOSSES[name](net(x), Untargeted(LABELS[i : i + 1]))
+        (expected,) = torch.autograd.grad(value.sum(), x)
+        torch.testing.assert_close(found.grad[i], expected[0], rtol=0, atol=1e-12)
+        torch.testing.assert_close(found.values[i], value[0].detach(), rtol=0, atol=1e-12)
+    assert problem.ledger.forwards.tolist() == problem.ledger.backwards.tolist() == [1] * 6
 
 
 def test_too_few_classes_fall_back_to_the_margin_and_say_so() -> None:

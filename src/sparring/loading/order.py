@@ -17,7 +17,7 @@ def balanced_order(labels: Tensor, seed: int) -> Tensor:
     Raises `InputError` for a seed outside 0 .. 2^32 - 1.
 
     >>> balanced_order(torch.tensor([0, 0, 1, 1]), seed=0)[:2].tolist()
-    [0, 2]
+    [2, 1]
     """
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
         raise InputError(f"seed must be a whole number from 0 to 2**32 - 1, got {seed!r}")

@@ -1,0 +1,92 @@
+"""Builds the documentation into site/: hand-written pages, executed, and pages made from the code.
+
+    .venv/bin/python scripts/build_docs.py
+
+Needs no network. Fails on any warning: a broken link, an anchor that does not exist, a page outside the navigation,
+a code block that raises.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from scripts import docs_attacks, docs_commands, docs_findings, docs_reference, docs_run  # noqa: E402
+
+PAGES = ROOT / ".cache" / "docs"
+"""Where hand-written and generated pages meet; mkdocs.yml reads them there."""
+
+
+def generated() -> dict[str, str]:
+    """Every page that is made from the code: path below docs/ to Markdown."""
+    made: dict[str, str] = {}
+    for maker in (docs_attacks, docs_findings, docs_commands, docs_reference):
+        made |= maker.pages()
+    return made
+
+
+def collect(folder: Path) -> dict[str, str]:
+    """Fill `folder` with all pages, the hand-written and the attack pages with what their code prints."""
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(ROOT / "docs", folder)
+    made = generated()
+    pages = {str(path.relative_to(folder)): path.read_text(encoding="utf-8") for path in folder.rglob("*.md")}
+    for name, text in (pages | made).items():
+        if name in pages or name.startswith("attacks/"):
+            with tempfile.TemporaryDirectory() as scratch:
+                text = docs_run.with_outputs(text, name, Path(scratch))
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text, encoding="utf-8")
+    return made
+
+
+def navigation(entries: list[Any], made: dict[str, str]) -> list[Any]:
+    """The `nav` of mkdocs.yml with `folder/*` replaced by the generated pages of that folder, its index first."""
+    return [_expanded(entry, made) for entry in entries]
+
+
+def _expanded(entry: Any, made: dict[str, str]) -> Any:
+    if isinstance(entry, dict):
+        return {title: _expanded(value, made) for title, value in entry.items()}
+    if isinstance(entry, list):
+        return navigation(entry, made)
+    if not entry.endswith("/*"):
+        return entry
+    inside = [name for name in made if name.startswith(entry[:-1])]
+    index = entry[:-1] + "index.md"
+    return [index, *({Path(name).stem: name} for name in inside if name != index)]
+
+
+def build(site: Path) -> None:
+    """The whole site; raises where mkdocs would warn."""
+    os.environ.setdefault("NO_MKDOCS_2_WARNING", "1")
+    from mkdocs.commands.build import build as build_site
+    from mkdocs.config import load_config
+
+    made = collect(PAGES)
+    config = load_config(str(ROOT / "mkdocs.yml"), site_dir=str(site))
+    config.nav = navigation(config.nav or [], made)
+    config.plugins.on_startup(command="build", dirty=False)
+    build_site(config)
+    config.plugins.on_shutdown()
+
+
+def main() -> None:
+    """Build into site/."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    site = ROOT / "site"
+    build(site)
+    print(f"built {site}/index.html")
+
+
+if __name__ == "__main__":
+    main()
