@@ -14,6 +14,7 @@ ACCESS = {
     "logits": "logits only (black box, no gradient)",
     "labels": "predicted labels only (black box)",
 }
+_LOSS = "`loss` is the name of one of the [losses](../norms-and-losses.md#the-losses), or a function."
 _BUDGET = {"linf": "0.1", "l2": "0.5", "l1": "3", "l0": "5"}
 
 
@@ -56,6 +57,7 @@ def _page(name: str, kind: type[Attack]) -> str:
         ),
         "## Parameters",
         table(("name", "type", "default"), _parameters(kind)),
+        _LOSS if any(field.name == "loss" for field in dataclasses.fields(kind)) else "",
         "## Example",
         fence("python", _example(kind)),
         "The same on the command line:",

@@ -55,8 +55,9 @@ def docstring(thing: object) -> str:
 
 
 def first_line(thing: object) -> str:
-    """The one-line promise at the head of a docstring."""
-    return " ".join(docstring(thing).split("\n\n")[0].split())
+    """The one-line promise at the head of a docstring: its first sentence."""
+    paragraph = " ".join(docstring(thing).split("\n\n")[0].split())
+    return re.split(r"(?<=[\w)`]{2}\.) (?=[A-Z`]|\w+:)", paragraph)[0]
 
 
 def prose(text: str) -> str:

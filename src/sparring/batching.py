@@ -51,7 +51,7 @@ def plan(model: Model, images: Tensor, batch_size: int | None = None) -> Plan:
 
     Raises `InputError` unless `batch_size` is None or a whole number >= 1.
     """
-    if batch_size is not None and (isinstance(batch_size, bool) or int(batch_size) != batch_size or batch_size < 1):
+    if batch_size is not None and (isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1):
         raise InputError(f"batch_size must be a whole number >= 1 or None (chosen for you), got {batch_size!r}")
     with frozen_eval(model), torch.no_grad():
         channels_last = _takes_channels_last(model, images[:2])

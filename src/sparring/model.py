@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sparring.errors import InputError, ModelError
+from sparring.errors import InputError, ModelError, SparringError
 
 Model = Callable[[Tensor], Tensor]
 
@@ -98,7 +98,9 @@ def logits_of(model: Model, images: Tensor) -> Tensor:
     """
     try:
         output: object = model(images)
-    except RuntimeError as error:
+    except SparringError:
+        raise
+    except Exception as error:
         shape = tuple(images.shape)
         raise ModelError(f"the model failed on images of shape {shape}: {_first_line(error)}") from error
     if not isinstance(output, Tensor):
@@ -144,6 +146,9 @@ def model_digest(model: Model, shape: Sequence[int], bounds: tuple[float, float]
     if isinstance(model, nn.Module):
         digest.update(repr(model).encode())
         for name, tensor in sorted(model.state_dict(keep_vars=False).items()):
+            if not isinstance(tensor, Tensor):  # what a module's get_extra_state returns
+                digest.update(f"{name}|{tensor!r}".encode())
+                continue
             digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     low, high = bounds

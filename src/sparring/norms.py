@@ -50,7 +50,9 @@ def project(delta: Tensor, eps: float | Tensor, norm: str, lo: Tensor, hi: Tenso
     if norm == "l2":
         moved = torch.minimum(size * _water_level(size, room, radius[over]), room)
     elif norm == "l1":
-        moved = torch.minimum((size - _soft_threshold(size, room, radius[over])).clamp_min(0), room)
+        wide = size.double()
+        kept = torch.minimum((wide - _soft_threshold(wide, room.double(), radius[over].double())).clamp_min(0), room)
+        moved = kept.to(size.dtype)
     else:
         capped = torch.minimum(size, room)
         gain = size.square() - (size - capped).square()
@@ -166,18 +168,17 @@ def _water_level(size: Tensor, room: Tensor, radius: Tensor) -> Tensor:
 
 
 def _soft_threshold(size: Tensor, room: Tensor, radius: Tensor) -> Tensor:
-    """λ (N, 1) with Σ min(max(size - λ, 0), room) = radius; the sum falls piecewise linearly in λ."""
-    size, room = size.double(), room.double()
+    """float64 λ (N, 1) with Σ min(max(size - λ, 0), room) = radius; the sum falls piecewise linearly in λ."""
     points = torch.cat([size, size - room], 1)
     turns = torch.cat([torch.ones_like(size), -torch.ones_like(size)], 1)
     points, order = points.sort(dim=1, descending=True, stable=True)
     slope = turns.gather(1, order).cumsum(1)
     gaps = points[:, :-1] - points[:, 1:]
     reached = torch.cat([torch.zeros_like(points[:, :1]), (slope[:, :-1] * gaps).cumsum(1)], 1)
-    at = (reached < radius.double()).sum(1, keepdim=True).clamp(1, points.shape[1] - 1) - 1
-    missing = radius.double() - reached.gather(1, at)
+    at = (reached < radius).sum(1, keepdim=True).clamp(1, points.shape[1] - 1) - 1
+    missing = radius - reached.gather(1, at)
     threshold = points.gather(1, at) - missing / slope.gather(1, at).clamp_min(1)
-    return threshold.clamp_min(0).to(radius.dtype)
+    return threshold.clamp_min(0)
 
 
 def _fill_steepest_first(slope: Tensor, room: Tensor, radius: Tensor) -> Tensor:

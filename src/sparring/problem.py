@@ -15,7 +15,7 @@ from sparring.goal import Goal, Targeted
 from sparring.losses import Loss, class_margin, resolve
 from sparring.model import Model, logits_of
 from sparring.rng import Streams
-from sparring.threat import Region, ThreatModel
+from sparring.threat import Region, ThreatModel, rounded
 
 
 @dataclass(eq=False)
@@ -111,7 +111,7 @@ class Problem:
             with torch.enable_grad():
                 z = self._forward(x)
                 value = self._loss(z, loss, self.goal.select(part))
-            grads[part] = _input_gradient(value, x)
+                grads[part] = _input_gradient(value.sum(), x)
             values.append(value.detach())
             logits.append(z.detach())
         if not bool(grads.isfinite().all()):
@@ -170,8 +170,13 @@ def check_images(images: Tensor, bounds: tuple[float, float]) -> None:
     if not bool(images.isfinite().all()):
         where = int((~images.flatten(1).isfinite().all(1)).nonzero()[0])
         raise InputError(f"images hold NaN or infinity, first in image {where}")
-    low, high = float(images.min()), float(images.max())
-    if low < bounds[0] or high > bounds[1]:
+    if images.dtype in (torch.float16, torch.bfloat16):
+        raise InputError(
+            f"images must be float32 or float64, got {images.dtype}: half precision cannot hold x + delta; pass "
+            "images.float(), and let the model convert its input if it computes in half precision"
+        )
+    low, high = (float(end) for end in torch.aminmax(images.detach()))
+    if low < rounded(bounds[0], images.dtype) or high > rounded(bounds[1], images.dtype):
         raise InputError(
             f"images must lie in [{bounds[0]:g}, {bounds[1]:g}], got [{low:.4g}, {high:.4g}]; {_range_hint(low, high)}"
         )
@@ -184,14 +189,16 @@ def _range_hint(low: float, high: float) -> str:
 
 
 def _input_gradient(value: Tensor, x: Tensor) -> Tensor:
-    if not value.requires_grad:
+    grad: Tensor | None = None
+    if value.requires_grad:
+        try:
+            (grad,) = torch.autograd.grad(value, x, allow_unused=True)
+        except RuntimeError as error:
+            message = str(error).splitlines()[0]
+            raise ModelError(f"the model's backward pass failed: {message}") from error
+    if grad is None:
         raise UnsupportedError(
-            "the model's output carries no gradient to its input (a non-differentiable step, no_grad or detach "
-            "inside forward): use attacks that need only logits, such as 'random_noise'"
+            "the model's output carries no gradient to its input (a non-differentiable step, no_grad or detach inside "
+            "forward): use attacks that need only logits, such as 'random_noise'"
         )
-    try:
-        (grad,) = torch.autograd.grad(value.sum(), x)
-    except RuntimeError as error:
-        message = str(error).splitlines()[0]
-        raise ModelError(f"the model's backward pass failed: {message}") from error
     return grad

@@ -45,6 +45,11 @@ def number_text(value: float) -> str:
     return f"{value:g}"
 
 
+def rounded(bound: float, dtype: torch.dtype) -> float:
+    """A bound as images of `dtype` can hold it: float32(-0.1) lies below -0.1 and is still inside the box."""
+    return float(torch.tensor(bound, dtype=dtype))
+
+
 @dataclass(frozen=True, eq=False, init=False, repr=False)
 class ThreatModel:
     """All images within distance `eps` of the original and inside `bounds`.
@@ -74,7 +79,7 @@ class ThreatModel:
             raise InputError(f"eps must be >= 0, got {eps!r}")
         if norms.checked(norm) == "l0" and number != int(number):
             raise InputError(f"an l0 eps counts features and must be a whole number, got {eps!r}")
-        if len(tuple(bounds)) != 2:
+        if not isinstance(bounds, (tuple, list)) or len(bounds) != 2:
             raise InputError(f"bounds must be a pair (low, high), got {bounds!r}")
         low, high = (parse_number(b, "bounds") for b in bounds)
         if not low < high:
@@ -133,7 +138,8 @@ class ThreatModel:
     def contains(self, originals: Tensor, adversarials: Tensor) -> Tensor:
         """Bool (N,): finite, inside the box, unchanged where the mask forbids it, and within `eps`."""
         flat = adversarials.flatten(1)
-        fits = flat.isfinite().all(1) & (flat >= self.bounds[0]).all(1) & (flat <= self.bounds[1]).all(1)
+        low, high = (rounded(bound, flat.dtype) for bound in self.bounds)
+        fits = flat.isfinite().all(1) & (flat >= low).all(1) & (flat <= high).all(1)
         fits &= self.distance(originals, adversarials) <= self.eps + self.tolerance(originals)
         if self.mask is not None:
             moved = (adversarials != originals) & ~self.mask_for(originals)

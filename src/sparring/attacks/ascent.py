@@ -43,8 +43,11 @@ def ascend(
     step_sizes: Sequence[float],
     momentum: float = 0.0,
     leave_early: bool = True,
+    leap: bool = False,
 ) -> Tensor:
     """Climb `loss` from `points`, one step per entry of `step_sizes`; returns the rows (M,) still unsolved.
+
+    With `leap` the first step is the exact steepest step of the whole budget: `points` must be the images then.
 
     Every iterate is offered to `best`, the last one too. With `momentum`, gradients are accumulated after each is
     divided by its mean absolute value (Dong et al. 2018). Images solved by more than rounding leave at once.
@@ -64,8 +67,11 @@ def ascend(
                 problem, points, grad, rows = problem.select(keep), points[keep], grad[keep], rows[keep]
                 if len(rows) == 0:
                     return rows
+        if leap and velocity is None:
+            points = problem.region.project(points + problem.region.steepest_step(grad))
+        else:
+            points = problem.region.advance(points, grad, size)
         velocity = grad
-        points = problem.region.advance(points, grad, size)
     logits = problem.logits(points)
     best.offer(rows, points, problem.goal.is_met(logits), problem.loss_values(logits, loss))
     return rows[~problem.solved(logits)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
@@ -87,7 +88,7 @@ def check_goal(goal: Goal, n: int) -> None:
 
 def at_least(name: str, value: float, low: float, *, whole: bool = False) -> None:
     """Raise `InputError` unless `value` is a number (whole if asked) not below `low`."""
-    wrong_type = isinstance(value, bool) or not isinstance(value, (int, float))
-    if wrong_type or not value >= low or (whole and value != int(value)):
+    right_type = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
+    if not right_type or not low <= value < math.inf:
         kind = "a whole number" if whole else "a number"
         raise InputError(f"{name} must be {kind} >= {low:g}, got {value!r}")

@@ -24,7 +24,9 @@ class PGD(Attack):
     for 2.5·eps/steps (the paper's rule), or eps where a schedule shrinks it. restarts: independent random starts;
     only unsolved images start again.
     schedule: "constant", "linear" or "cosine" decay of the step. early_stop: solved images leave at once; without
-    it the loss goes on growing. l1 steps are sparse (SLIDE, Tramèr & Boneh 2019, arXiv:1904.13000).
+    it the loss goes on growing. In l1 and l0 the first restart begins at
+    the image with the exact steepest step (a random start there spends the few changes at random), and l1 steps are
+    sparse (SLIDE, Tramèr & Boneh 2019, arXiv:1904.13000).
     """
 
     paper: ClassVar[str] = "Madry et al., Towards Deep Learning Models Resistant to Adversarial Attacks, ICLR 2018"
@@ -56,9 +58,13 @@ class PGD(Attack):
         sizes = step_schedule(self.schedule, size, self.steps)
         best = Best(problem)
         rows = torch.arange(len(problem), device=problem.images.device)
-        for _ in range(self.restarts):
-            start = problem.region.sample(problem.streams) if self.random_start else problem.images
-            left = ascend(problem, start, best, rows, loss=self.loss, step_sizes=sizes, leave_early=self.early_stop)
+        sparse = problem.threat.norm in ("l1", "l0")
+        for restart in range(self.restarts):
+            leap = sparse and restart == 0
+            start = problem.region.sample(problem.streams) if self.random_start and not leap else problem.images
+            left = ascend(
+                problem, start, best, rows, loss=self.loss, step_sizes=sizes, leave_early=self.early_stop, leap=leap
+            )
             if self.early_stop:
                 problem, rows = problem.select(torch.isin(rows, left)), left
             if len(rows) == 0:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import inspect
 from typing import Any, get_args, get_type_hints
 
 from sparring.attacks.base import Attack
@@ -14,11 +15,11 @@ from sparring.threat import parse_number
 def parse_attack(text: str, table: dict[str, type[Attack]]) -> Attack:
     """Build an attack from its text form. Raises `InputError` naming the unknown attack or parameter."""
     name, _, rest = text.strip().partition(":")
-    if "." in name:
-        class_name, _, rest = rest.partition(":")
-        kind = _imported(name, class_name)
-    elif name in table:
+    class_name, _, parameters = rest.partition(":")
+    if name in table:
         kind = table[name]
+    elif class_name.strip().isidentifier():
+        kind, rest = _imported(name, class_name.strip()), parameters
     else:
         raise InputError(unknown("attack", name, list(table)))
     return kind(**_parameters(kind, rest))
@@ -42,7 +43,11 @@ def format_attack(attack: Attack) -> str:
 def _text(value: object) -> str:
     if isinstance(value, bool) or value is None:
         return str(value).lower()
-    return f"{value.__module__}.{value.__qualname__}" if callable(value) else str(value)  # type: ignore[attr-defined]
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    if callable(value):
+        return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__qualname__)}"
+    return str(value)
 
 
 def _parameters(kind: type[Attack], text: str) -> dict[str, Any]:
@@ -80,8 +85,8 @@ def _value(name: str, text: str, hint: Any) -> Any:
 def _imported(module: str, name: str) -> type[Attack]:
     try:
         kind = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise InputError(f"cannot import attack {module}:{name}: {error}") from error
-    if not (isinstance(kind, type) and issubclass(kind, Attack)):
-        raise InputError(f"{module}:{name} is not a subclass of sparring.attacks.Attack")
+    if not (isinstance(kind, type) and issubclass(kind, Attack)) or inspect.isabstract(kind):
+        raise InputError(f"{module}:{name} is not a final subclass of sparring.attacks.Attack with a run method")
     return kind

@@ -18,10 +18,10 @@ from sparring.evaluation.effort import chosen_attacks
 from sparring.evaluation.evaluation import Evaluation, StageSummary, State
 from sparring.evaluation.records import Adversarials, ChunkResult, DiskStore, MemoryStore, Outcome
 from sparring.evaluation.task import Images, Task, checked_task, run_key
-from sparring.goal import Goal
+from sparring.goal import Goal, Untargeted
 from sparring.losses import class_margin
 from sparring.model import Model, frozen_eval
-from sparring.problem import Problem
+from sparring.problem import Problem, check_classes
 from sparring.rng import Streams, digests
 from sparring.threat import ThreatModel
 
@@ -73,9 +73,9 @@ def evaluate(
     Raises `InputError` or `ModelError` for unusable input, `EvaluationInterrupted` on Ctrl-C.
     """
     chosen = chosen_attacks(attacks, effort)
+    task = checked_task(model, images, labels, targets, threat, seed, batch_size)
     for attack in chosen:
         attack.check_threat(threat)
-    task = checked_task(model, images, labels, targets, threat, seed, batch_size)
     store = MemoryStore() if out is None else DiskStore(Path(out), run_key(task, chosen))
     try:
         with frozen_eval(model), task.plan.running():
@@ -147,6 +147,7 @@ def _clean_pass(task: Task, images: Tensor, part: slice) -> ChunkResult:
     goal = task.goal(part)
     problem = _problem(task, images, goal, "clean")
     logits = problem.logits(images)
+    check_classes(Untargeted(task.labels[part]), logits.shape[1])
     unanswered = logits.isnan().any(1)
     if bool(unanswered.any()):
         first = part.start + int(unanswered.nonzero()[0])
@@ -159,22 +160,29 @@ def _clean_pass(task: Task, images: Tensor, part: slice) -> ChunkResult:
 
 def _attack_pass(task: Task, attack: Attack, images: Tensor, part: slice, standing: Tensor) -> ChunkResult:
     rows = standing.nonzero().flatten() + part.start
-    originals = images[standing.to(images.device)]
-    goal = task.goal(rows)
-    problem = _problem(task, originals, goal, str(attack))
-    candidates = attack.run(problem).detach()
-    if candidates.shape != originals.shape:
-        raise InputError(f"{attack} returned shape {tuple(candidates.shape)} for images {tuple(originals.shape)}")
-    fits = task.threat.contains(originals, candidates)
-    candidates = torch.where(fits.view(-1, *[1] * (images.dim() - 1)), candidates, originals)
-    logits = problem.logits(candidates)
+    given = _problem(task, images[standing.to(images.device)], task.goal(rows), str(attack))
+    candidates = _checked_candidates(attack, attack.run(given), given.images)
+    # Verified against fresh originals, goal and flags: what the attack did to those it was given is of no account.
+    with frozen_eval(task.model):
+        originals = images[standing.to(images.device)]
+        problem = replace(_problem(task, originals, task.goal(rows), str(attack)), ledger=given.ledger)
+        fits = task.threat.contains(originals, candidates)
+        candidates = torch.where(fits.view(-1, *[1] * (images.dim() - 1)), candidates, originals)
+        logits = problem.logits(candidates)
     unanswered = int(logits.isnan().any(1).sum())
     if unanswered:
         problem.ledger.notes[f"the model answered NaN to {unanswered} candidates; they do not count"] = None
-    met = goal.is_met(logits) & fits
+    met = problem.goal.is_met(logits) & fits
     distance = task.threat.distance(originals, candidates)
     outcomes = _outcomes(problem, rows, logits, met, distance)
     return _result(outcomes, rows[met.cpu()], candidates[met].cpu(), int((~fits).sum()), problem)
+
+
+def _checked_candidates(attack: Attack, found: object, images: Tensor) -> Tensor:
+    if not isinstance(found, Tensor) or found.shape != images.shape or found.dtype != images.dtype:
+        got = f"{found.dtype} {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+        raise InputError(f"{attack} returned {got}, expected candidates {images.dtype} {tuple(images.shape)}")
+    return found.detach().to(images.device)
 
 
 def _outcomes(problem: Problem, rows: Tensor, logits: Tensor, met: Tensor, distance: Tensor) -> tuple[Outcome, ...]:

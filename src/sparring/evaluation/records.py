@@ -101,14 +101,14 @@ class DiskStore:
 
     def __init__(self, folder: Path, key: Mapping[str, Any]) -> None:
         text = json.dumps(key, sort_keys=True, indent=1)
-        self.path = folder / hashlib.sha256(text.encode()).hexdigest()[:16]
+        self.path = folder.absolute() / hashlib.sha256(text.encode()).hexdigest()[:16]
         self._key = text.encode()
         self._done: dict[tuple[int, int], ChunkResult] = {}
         self._shards: dict[int, tuple[Path, int]] = {}
         self._opened: IO[bytes] | None = None
         check_writable(self.path / "records.jsonl")
         if (self.path / "records.jsonl").exists():
-            self._recover(self._open())
+            self._open()
 
     def _open(self) -> IO[bytes]:
         """The records, locked; made on the first call, so that a run that fails at once leaves nothing behind."""
@@ -116,14 +116,18 @@ class DiskStore:
             return self._opened
         write_whole(self.path / "key.json", self._key)
         try:
-            stream = (self.path / "records.jsonl").open("a+b")
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RecordsError(
-                f"{self.path} is in use by another process: wait for it or choose another --out"
-            ) from None
+            stream = (self.path / "records.jsonl").open("a+b", buffering=0)
         except OSError as error:
             raise RecordsError(f"cannot open {self.path / 'records.jsonl'}: {error.strerror}") from error
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._recover(stream)
+        except BlockingIOError:
+            stream.close()
+            raise RecordsError(f"{self.path} is in use by another process: wait, or choose another --out") from None
+        except BaseException:
+            stream.close()
+            raise
         self._opened = stream
         return stream
 
@@ -138,15 +142,18 @@ class DiskStore:
     def save(self, result: ChunkResult) -> None:
         """Write the shard whole, then the lines, then the closing line; each on disk before the next."""
         stream = self._open()
+        content = b""
         if result.adversarials is not None and len(result.indices):
             shard = {"indices": result.indices, "adversarials": result.adversarials.cpu().contiguous()}
-            write_whole(self._shard(result), safetensors.torch.save(shard))
+            content = safetensors.torch.save(shard)
+            write_whole(self._shard(result), content)
         lines = [json.dumps({"stage": result.stage, **asdict(outcome)}) for outcome in result.outcomes]
-        lines.append(json.dumps(_closing_line(result)))
+        lines.append(json.dumps(_closing_line(result, content)))
         start = stream.seek(0, os.SEEK_END)
+        rest = "".join(line + "\n" for line in lines).encode()
         try:
-            stream.write("".join(line + "\n" for line in lines).encode())
-            stream.flush()
+            while rest:
+                rest = rest[stream.write(rest) :]
             os.fsync(stream.fileno())
         except OSError as error:
             os.ftruncate(stream.fileno(), start)
@@ -174,20 +181,23 @@ class DiskStore:
     def _recover(self, stream: IO[bytes]) -> None:
         """Read what is complete, cut off the rest."""
         stream.seek(0)
+        content = stream.read()
+        lines = content.splitlines(keepends=True)
         outcomes: list[Outcome] = []
-        kept = 0
-        for number, line in enumerate(stream, start=1):
+        read = kept = 0
+        for number, line in enumerate(lines, start=1):
+            read += len(line)
             try:
-                row = json.loads(line)
                 if not line.endswith(b"\n"):
                     break
+                row = json.loads(line)
                 if "chunk" in row:
                     self._close_chunk(row, outcomes)
-                    outcomes, kept = [], stream.tell()
+                    outcomes, kept = [], read
                 else:
                     outcomes.append(Outcome(**{f.name: row[f.name] for f in fields(Outcome)}))
             except (ValueError, KeyError, TypeError) as error:
-                if stream.read(1):
+                if number < len(lines):
                     where = f"{self.path / 'records.jsonl'} is damaged at line {number}"
                     raise RecordsError(f"{where}: delete the folder or choose another --out") from error
                 break
@@ -208,7 +218,7 @@ class DiskStore:
         if len(outcomes) != row["tried"]:
             raise ValueError("a chunk lacks lines")
         stored_here = row["stage"] > 0 and len(result.indices) > 0
-        if not stored_here or _readable(self._shard(result), len(result.indices)):
+        if not stored_here or _file_digest(self._shard(result)) == row["shard"]:
             self._done[result.stage, result.chunk] = result
 
 
@@ -246,7 +256,7 @@ class Adversarials(Mapping[int, Tensor]):
         return stacked
 
 
-def _closing_line(result: ChunkResult) -> dict[str, Any]:
+def _closing_line(result: ChunkResult, shard: bytes) -> dict[str, Any]:
     return {
         "stage": result.stage,
         "chunk": result.chunk,
@@ -255,12 +265,13 @@ def _closing_line(result: ChunkResult) -> dict[str, Any]:
         "rejected": result.rejected,
         "seconds": round(result.seconds, 6),
         "notes": list(result.notes),
+        "shard": hashlib.sha256(shard).hexdigest() if shard else None,
     }
 
 
-def _readable(shard: Path, rows: int) -> bool:
+def _file_digest(path: Path) -> str | None:
     try:
-        with safe_open(shard, framework="pt") as stored:
-            return bool(stored.get_slice("adversarials").get_shape()[0] == rows)
-    except (OSError, SafetensorError):
-        return False
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError:
+        return None

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import sys
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import CodeType
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -97,6 +102,8 @@ def checked_task(
         raise InputError(f'threat must be a ThreatModel, such as ThreatModel("linf", "8/255"), got {threat!r}')
     if isinstance(images, Tensor):
         check_images(images, threat.bounds)
+    elif not (hasattr(images, "__len__") and hasattr(images, "__getitem__")) or isinstance(images[0:1], np.ndarray):
+        raise InputError(f"images must be a torch tensor or slice into tensors, got {type(images).__name__}")
     if len(images) == 0:
         raise InputError("the data set is empty: there is nothing to evaluate")
     labels = Untargeted(labels).labels.cpu()
@@ -106,8 +113,9 @@ def checked_task(
         targets = targets.long().cpu()
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise InputError(f"seed must be a whole number >= 0, got {seed!r}")
-    first = images[0:2].detach()
+    first = images[0:2]
     check_images(first, threat.bounds)
+    first = first.detach()
     how = plan(model, first.to(device_of(model)), batch_size)
     return Task(model, images, labels, targets, threat, seed, how, chunk_size(first[0].numel()))
 
@@ -127,6 +135,7 @@ def run_key(task: Task, attacks: Sequence[Attack]) -> dict[str, Any]:
         "sparring": __version__,
         "model": model_digest(task.model, tuple(task.images[0:1].shape[1:]), threat.bounds),
         "attacks": [str(attack) for attack in attacks],
+        "functions": [identity for attack in attacks for identity in _functions(attack)],
         "norm": threat.norm,
         "eps": threat.eps,
         "bounds": threat.bounds,
@@ -136,3 +145,21 @@ def run_key(task: Task, attacks: Sequence[Attack]) -> dict[str, Any]:
         "chunk": task.chunk_size,
         "images": len(task.labels),
     }
+
+
+def _functions(attack: Attack) -> list[str]:
+    """Identity of the functions among an attack's parameters: the code of what can be imported by its name; anything
+    else (a lambda, a partial) has none that outlives the process, so that no old record is ever taken for it.
+    """
+    identities = []
+    for field in dataclasses.fields(attack):
+        value = getattr(attack, field.name)
+        if not callable(value):
+            continue
+        code: Any = getattr(value, "__code__", None)
+        found: Any = sys.modules.get(getattr(value, "__module__", ""))
+        for part in getattr(value, "__qualname__", "").split("."):
+            found = getattr(found, part, None)
+        known = isinstance(code, CodeType) and found is value
+        identities.append(hashlib.sha256(code.co_code).hexdigest() if known else uuid.uuid4().hex)
+    return identities
