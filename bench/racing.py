@@ -59,7 +59,16 @@ def clock(contestant: Contestant, batch: int, seed: int) -> tuple[float, Tensor]
 
 
 def choose_batch(contestant: Contestant) -> int:
-    return min(BATCHES, key=lambda batch: min(clock(contestant, batch, seed)[0] for seed in (0, 1)))
+    """The batch size with the lowest median of five trials in turn.
+
+    The median, not the minimum: from about 125 images on, glibc may hand each activation back to the kernel and
+    fetch it anew (page faults, + 50 % time), in some rounds and not in others.
+    """
+    trials: dict[int, list[float]] = {batch: [] for batch in BATCHES}
+    for seed in range(5):
+        for batch, seconds in trials.items():
+            seconds.append(clock(contestant, batch, seed)[0])
+    return min(BATCHES, key=lambda batch: statistics.median(trials[batch]))
 
 
 def warm_up(contestants: list[Contestant]) -> None:

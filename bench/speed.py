@@ -1,6 +1,6 @@
 """Speed and strength of FGSM and PGD-40, ours beside the peers', on the bench's two networks.
 
-    bench/run.sh                # everything, about ten minutes; writes bench/results/speed-NET-DATE.json
+    bench/run.sh                # ten minutes, and as many once to train the nets; see bench/results/
     bench/run.sh --quick        # tries the harness out on weak nets; its numbers mean nothing
 
 CPU seconds of one thread, median of repeats that take turns within one process, so that a busy machine hits
@@ -29,6 +29,7 @@ import peers
 from racing import Contestant, Target, choose_batch, honest, predict, race, table, warm_up
 
 HERE = Path(__file__).resolve().parent
+REPEATS = {"FGSM": 6, "PGD": 1}  # FGSM is over in a tenth of a second: more of them for the same noise
 AGREEMENT_IMAGES = 2_000  # 99.9 % of 500 images would allow no difference at all
 
 
@@ -86,7 +87,7 @@ def agreement(kind: str, model: nn.Module) -> list[Target]:
 def pgd_race(kind: str, model: nn.Module, images: Tensor, labels: Tensor, repeats: int) -> tuple[list, list[Target]]:
     rivals = []
     for name, make in peers.PGD.items():
-        short = make(8)(model)  # enough steps to choose the batch size by
+        short = make(4)(model)  # enough steps to choose the batch size by
         trial = Contestant(name, lambda b, s, attack=short: attack(images, labels, b))
         attack = make()(model)
         rival = Contestant(name, lambda b, s, attack=attack: attack(images, labels, b), judged=name in peers.JUDGED)
@@ -150,7 +151,7 @@ def main() -> int:
     for attack in options.attacks:
         for kind, model in nets.items():
             run = {"FGSM": fgsm_race, "PGD": pgd_race}[attack]
-            contestants, judged = run(kind, model, images, labels, options.repeats * (2 if attack == "FGSM" else 1))
+            contestants, judged = run(kind, model, images, labels, options.repeats * REPEATS[attack])
             races[f"{attack} {kind}"] = [contestant.record() for contestant in contestants]
             targets += judged
 

@@ -1,4 +1,6 @@
-"""Takes the screenshots of docs/images from the report of `sparring demo`. Run it when the report changes its looks.
+"""Makes docs/images: screenshots of the report of `sparring demo`, and the cat of the README.
+
+Run it when the report changes its looks.
 
     .venv/bin/python scripts/docs_images.py
 
@@ -20,20 +22,31 @@ ROOT = Path(__file__).resolve().parents[1]
 IMAGES = ROOT / "docs" / "images"
 WIDTH = 1200
 COLOURS = 128
+"""A palette is enough for a page of text and bars."""
+CAT = ("attack", "-m", "imagenet-lite0", "-i", "chelsea", "--eps", "2/255", "--target", "toaster")
+"""The photograph is scikit-image's `chelsea`, which its author gave to the public domain (CC0)."""
 PARTS = {"report-head": ("header", ".score"), "report-findings": ("#findings", "#attacks")}
 """Name of the picture: from the top of which part of the report to the end of which."""
 
 
 def main() -> None:
-    """Audit the demo model, open the report, photograph its parts."""
+    """Run the commands that the pictures show, keep the pictures."""
+    IMAGES.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
-        command = [Path(sys.executable).with_name("sparring"), "demo", "--no-open", "--out", scratch]
-        subprocess.run(command, check=True, capture_output=True)
-        _photograph(Path(scratch) / "report.html")
+        folder = Path(scratch)
+        _sparring("demo", "--no-open", "--out", str(folder))
+        _photograph(folder / "report.html")
+        _sparring(*CAT, "--out", str(folder / "cat"))
+        picture = Image.open(folder / "cat" / "panels.png").convert("RGB")
+        picture.thumbnail((900, 900))
+        picture.save(IMAGES / "attack-cat.jpg", quality=90)
+
+
+def _sparring(*arguments: str) -> None:
+    subprocess.run([Path(sys.executable).with_name("sparring"), *arguments], check=True, capture_output=True)
 
 
 def _photograph(report: Path) -> None:
-    IMAGES.mkdir(parents=True, exist_ok=True)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": WIDTH, "height": 1000}, color_scheme="light")
@@ -45,13 +58,8 @@ def _photograph(report: Path) -> None:
             clip = {"x": 0, "y": top["y"], "width": WIDTH, "height": bottom["y"] + bottom["height"] - top["y"]}
             path = IMAGES / f"{name}.png"
             page.screenshot(path=path, clip=clip, full_page=True)
-            _shrink(path)
+            Image.open(path).convert("RGB").quantize(COLOURS).save(path, optimize=True)
         browser.close()
-
-
-def _shrink(path: Path) -> None:
-    """A palette is enough for a page of text and bars."""
-    Image.open(path).convert("RGB").quantize(COLOURS).save(path, optimize=True)
 
 
 if __name__ == "__main__":

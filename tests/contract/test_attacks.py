@@ -113,10 +113,11 @@ def test_another_seed_changes_random_attacks_only(attack: Attack, norm: str) -> 
 
 
 def test_random_starts_depend_on_the_seed() -> None:
+    """In l1 and l0 the first run of PGD begins at the image, so only linf and l2 start at random."""
     images, model = pictures(6, 1, 4, 4), Linear(16)
     aim = goal_for("x", model, images)
     attack = PGD(steps=1, step_size=1e-6)
-    for norm, eps in EPS.items():
+    for norm, eps in (("linf", EPS["linf"]), ("l2", EPS["l2"])):
         first, second = (attack(model, images, aim, sp.ThreatModel(norm, eps), generator=generator(s)) for s in (1, 2))
         assert not torch.equal(first, second), norm
 

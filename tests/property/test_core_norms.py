@@ -174,7 +174,7 @@ def test_a_zero_gradient_gives_no_step_and_a_tiny_one_a_full_step(norm: str) -> 
 
 
 @pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("scale", [1e-15, 1e-8, 1e5, 1e15])
+@pytest.mark.parametrize("scale", [1e-15, 1e-8, 1e5, 1e8])
 def test_projection_of_huge_and_tiny_rows(norm: str, scale: float) -> None:
     delta = torch.tensor([[3.0, -4.0, 0.0, 12.0]]) * scale
     box = torch.ones(1, 4) * scale * 100 if scale < 1 else torch.ones(1, 4)
