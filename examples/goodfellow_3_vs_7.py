@@ -12,6 +12,7 @@ It needs the extra "mnist" (pip install 'sparring[mnist]').
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -49,6 +50,7 @@ class Result:
     attacked: tuple[Attacked, ...]
 
 
+@functools.cache
 def threes_and_sevens(split: str) -> tuple[Tensor, Tensor]:
     """Images (N, 1, 28, 28) in float64 and labels, 0 for a three and 1 for a seven."""
     images, labels = sp.load_data("mnist5k", split=split)
@@ -58,7 +60,7 @@ def threes_and_sevens(split: str) -> tuple[Tensor, Tensor]:
 
 def fitted(images: Tensor, labels: Tensor, c: float) -> nn.Module:
     """Logistic regression as a two-class linear model: logits (0, w·x + b)."""
-    found = LogisticRegression(C=c, max_iter=5000, tol=1e-8).fit(images.flatten(1).numpy(), labels.numpy())
+    found = LogisticRegression(C=c, max_iter=5000, tol=1e-6).fit(images.flatten(1).numpy(), labels.numpy())
     linear = nn.Linear(images[0].numel(), 2).double()
     with torch.no_grad():
         linear.weight.zero_()[1] = torch.from_numpy(found.coef_[0])

@@ -17,8 +17,10 @@ from torch import Tensor, nn
 from sparring.errors import InputError, SparringError
 from sparring.model import Model, frozen_eval, logits_of
 
-CPU_TARGET = 24 * 2**20
-"""Bytes of activations per batch that still live in a last-level cache."""
+CPU_TARGET = 12 * 2**20
+"""Bytes of activations per batch that still live in a cache."""
+CPU_MOST = 96 * 2**20
+"""Bytes of activations up to which a batch of 32 is worth leaving the cache: convolutions need some rows to share."""
 GPU_TARGET = 4 * 2**30
 SMALL = 2**18
 """Bytes of activations per image below which one thread is faster than several that wait for each other."""
@@ -57,6 +59,8 @@ def plan(model: Model, images: Tensor, batch_size: int | None = None) -> Plan:
         channels_last = _takes_channels_last(model, images[:2])
         weight = max(_activation_bytes(model, images[:1]), images[0].numel() * images.element_size())
     on_cpu = images.device.type == "cpu"
+    if not isinstance(model, nn.Module):  # its activations cannot be seen
+        return Plan(batch_size or 64, channels_last)
     return Plan(batch_size or _fitting(weight, on_cpu), channels_last, on_cpu and weight < SMALL)
 
 
@@ -83,8 +87,10 @@ def _takes_channels_last(model: Model, images: Tensor) -> bool:
 
 
 def _fitting(bytes_per_image: int, on_cpu: bool) -> int:
-    target, largest = (CPU_TARGET, 512) if on_cpu else (GPU_TARGET, 4096)
-    fitting = max(8, min(largest, target // bytes_per_image))
+    if on_cpu:
+        fitting = max(8, min(32, CPU_MOST // bytes_per_image), min(512, CPU_TARGET // bytes_per_image))
+    else:
+        fitting = max(8, min(4096, GPU_TARGET // bytes_per_image))
     return int(2 ** (fitting.bit_length() - 1))
 
 

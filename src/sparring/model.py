@@ -62,6 +62,12 @@ class OutputAdapter(nn.Module):
             output = output[self.index]
         if self.kind == "logits":
             return output  # type: ignore[no-any-return]
+        if "prob" in self.kind and not bool(((output >= -1e-4) & (output <= 1 + 1e-4)).all()):
+            low, high = float(output.min()), float(output.max())
+            raise ModelError(
+                f"outputs={self.kind!r} was declared, but the model returned values from {low:.4g} to {high:.4g}: "
+                'probabilities lie in [0, 1]; declare outputs="logits" or "one-logit"'
+            )
         if self.kind == "probabilities":
             return torch.log(output.clamp_min(1e-30))
         column = output.reshape(len(images), 1)
@@ -98,7 +104,7 @@ def logits_of(model: Model, images: Tensor) -> Tensor:
     """
     try:
         output: object = model(images)
-    except SparringError:
+    except (SparringError, torch.OutOfMemoryError):
         raise
     except Exception as error:
         shape = tuple(images.shape)
@@ -154,8 +160,13 @@ def model_digest(model: Model, shape: Sequence[int], bounds: tuple[float, float]
     low, high = bounds
     draws = np.random.Generator(np.random.Philox(key=0)).random((4, *shape), dtype=np.float32)
     probe = (low + (high - low) * torch.from_numpy(draws)).to(device_of(model))
-    with frozen_eval(model), torch.no_grad():
-        first, second = logits_of(model, probe), logits_of(model, probe)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the order of a sum, and so its rounding, may follow the number of threads
+    try:
+        with frozen_eval(model), torch.no_grad():
+            first, second = logits_of(model, probe), logits_of(model, probe)
+    finally:
+        torch.set_num_threads(threads)
     if torch.equal(first, second):
         digest.update(first.float().cpu().numpy().tobytes())
     return digest.hexdigest()

@@ -21,7 +21,7 @@ from sparring.errors import InputError
 from sparring.evaluation import EvaluationInterrupted, Progress, evaluate, robustness_curve
 from sparring.evaluation.effort import chosen_attacks
 from sparring.evaluation.task import Images, Subset, checked_task
-from sparring.model import Model, device_of, logits_of, model_name
+from sparring.model import Model, device_of, model_name
 from sparring.threat import ThreatModel
 
 PREFLIGHT_SAMPLE = 256
@@ -72,7 +72,8 @@ def audit(
     with task.plan.running():
         sample = _sample(len(task.labels), PREFLIGHT_SAMPLE, seed)
         looked_at = Subset(images, sample)[0 : len(sample)].to(device_of(model))
-        ready = preflight(model, looked_at, task.labels[torch.tensor(sample)].to(looked_at.device), threat.bounds)
+        known = task.labels[torch.tensor(sample)].to(looked_at.device)
+        ready = preflight(model, looked_at, known, threat.bounds, min(64, task.plan.batch_size))
         request = Request(
             model=ready.model,
             images=images,
@@ -91,7 +92,7 @@ def audit(
             progress=progress,
         )
         draft, interrupted = _investigate(request, ready)
-        report = compose(request, draft, started, logits_of(ready.model, looked_at[:1]).shape[1])
+        report = compose(request, draft, started, ready.classes)
     if interrupted:
         raise AuditInterrupted(report)
     return report
@@ -117,7 +118,8 @@ def _investigate(request: Request, ready: Preflight) -> tuple[Draft, bool]:
         return draft, True
     draft = Draft(evaluation, list(ready.findings))
     try:
-        _curves(request, draft, ready.differentiable)
+        if request.targets is None:
+            _curves(request, draft, ready.differentiable)
         if ready.differentiable and request.targets is None:
             draft.findings += checks.weaker_beats_stronger(
                 request.model, request.images, request.labels, evaluation, request.attacks, request.batch_size
@@ -138,8 +140,10 @@ def _conclude(request: Request, draft: Draft) -> None:
     draft.findings += checks.evasion(draft.evaluation) + checks.from_stages(draft.evaluation)
     if not draft.complete:
         done = [stage.attack for stage in draft.evaluation.stages if stage.complete]
-        evidence = f"{len(done)} of {len(request.attacks)} attacks finished on all images"
-        draft.findings.append(FINDINGS["interrupted"].found(evidence))
+        missing = "the curves and checks after them did not" if draft.evaluation.complete else "the rest did not"
+        evidence = f"{len(done)} of {len(request.attacks)} attacks finished on all images, {missing}"
+        finding = FINDINGS["interrupted"].found(evidence)
+        draft.findings.append(finding)
     used = {getattr(attack, "loss", None) for attack in request.attacks}
     if not used & {"margin", "dlr"}:
         draft.findings = [

@@ -84,6 +84,7 @@ def _standing(
         attacks=attacks,
         seed=evaluation.seed,
         batch_size=batch_size,
+        keep=False,
     )
     return sum(survived(r) for r in found.records)
 
@@ -115,6 +116,7 @@ def unbounded(
         attacks=attacks,
         seed=evaluation.seed,
         batch_size=batch_size,
+        keep=False,
     )
     left = sum(survived(r) for r in found.records)
     if left <= ALLOWED_SURVIVORS * len(sample):

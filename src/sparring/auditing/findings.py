@@ -229,6 +229,7 @@ _KINDS = (
         "The driver measures every candidate in float64 and threw these away. They count as failures of the "
         "attack, so a repaired attack may find more.",
         "Repair the attack: project with problem.region.project before returning.",
+        undermines=True,
     ),
     Kind(
         "small-sample",
@@ -241,7 +242,7 @@ _KINDS = (
         "interrupted",
         "The audit was interrupted",
         "warning",
-        "What stands here was measured, but not every attack ran on every image, so the robust accuracy is a "
+        "What stands here was measured, but not every attack or check ran on every image, so the robust accuracy is a "
         "looser upper bound than a finished audit would give.",
         "Run the same command again: it goes on from the stored records.",
         undermines=True,

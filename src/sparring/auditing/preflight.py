@@ -29,9 +29,12 @@ class Preflight:
     model: Model
     findings: tuple[Finding, ...]
     differentiable: bool
+    classes: int
 
 
-def preflight(model: Model, images: Tensor, labels: Tensor, bounds: tuple[float, float]) -> Preflight:
+def preflight(
+    model: Model, images: Tensor, labels: Tensor, bounds: tuple[float, float], batch_size: int = 64
+) -> Preflight:
     """Run every check on a sample of images (N, C, H, W) with labels (N,), at most a few hundred of each.
 
     The calls are about twenty forwards and two backwards per image. Raises `ModelError` where the model does not
@@ -43,18 +46,18 @@ def preflight(model: Model, images: Tensor, labels: Tensor, bounds: tuple[float,
             FINDINGS["train-mode"].found("model.training was True in at least one submodule", resolved=True)
         )
     with frozen_eval(model):
-        logits = _logits(model, images)
+        logits = _logits(model, images, batch_size)
         findings += _outputs(logits)
         attacked = model
         if findings and findings[-1].code == "probability-outputs":
             attacked = OutputAdapter(model if isinstance(model, nn.Module) else _Wrapped(model), "probabilities")
-        findings += _determinism(model, images[:64], logits[:64])
-        findings += _batch_independence(model, images[:8], logits)
+        findings += _determinism(model, images[:batch_size], logits[:batch_size])
+        findings += _batch_independence(model, images[: min(8, batch_size)], logits)
         findings += _data(images, labels, logits, bounds)
-        findings += _normalisation(model, images, labels, logits)
-        gradient, differentiable = _gradient(attacked, images[:64], labels[:64])
+        findings += _normalisation(model, images, labels, logits, batch_size)
+        gradient, differentiable = _gradient(attacked, images[:batch_size], labels[:batch_size])
         findings += gradient
-    return Preflight(attacked, tuple(findings), differentiable)
+    return Preflight(attacked, tuple(findings), differentiable, logits.shape[1])
 
 
 class _Wrapped(nn.Module):
@@ -68,9 +71,9 @@ class _Wrapped(nn.Module):
         return self.function(images)
 
 
-def _logits(model: Model, images: Tensor) -> Tensor:
+def _logits(model: Model, images: Tensor, batch_size: int = 64) -> Tensor:
     with torch.no_grad():
-        return torch.cat([logits_of(model, part) for part in torch.split(images, 64)]).float()
+        return torch.cat([logits_of(model, part) for part in torch.split(images, batch_size)]).float()
 
 
 def _outputs(logits: Tensor) -> list[Finding]:
@@ -128,12 +131,12 @@ def _data(images: Tensor, labels: Tensor, logits: Tensor, bounds: tuple[float, f
     return findings
 
 
-def _normalisation(model: Model, images: Tensor, labels: Tensor, logits: Tensor) -> list[Finding]:
+def _normalisation(model: Model, images: Tensor, labels: Tensor, logits: Tensor, batch_size: int) -> list[Finding]:
     right = logits.argmax(1) == labels
     best: tuple[float, str] | None = None
     for name, change in _preprocessings(images.shape[1] if images.dim() == 4 else 0).items():
         try:
-            other = _logits(model, change(images)).argmax(1) == labels
+            other = _logits(model, change(images), batch_size).argmax(1) == labels
         except ModelError:
             continue
         gained, lost = int((other & ~right).sum()), int((right & ~other).sum())
@@ -167,6 +170,8 @@ def _preprocessings(channels: int) -> dict[str, Callable[[Tensor], Tensor]]:
 def _gradient(model: Model, images: Tensor, labels: Tensor) -> tuple[list[Finding], bool]:
     try:
         share = {name: _zero_share(model, images, labels, loss) for name, loss in _LOSSES.items()}
+    except torch.OutOfMemoryError:
+        raise
     except (UnsupportedError, ModelError, RuntimeError) as error:
         return [FINDINGS["no-gradient"].found(str(error).splitlines()[0])], False
     n = len(images)

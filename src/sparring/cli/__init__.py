@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 
 import typer
 from rich.console import Console
@@ -41,13 +42,17 @@ def _root(
 
 
 def main() -> None:
-    """Entry point. Exit codes: 0 fine, 1 the gate failed, 2 bad usage or input, 130 interrupted."""
+    """Entry point. Exit codes: 0 fine, 1 the gate failed, 2 bad usage or input, 3 a bug, 130 interrupted."""
     try:
         app()
     except SparringError as error:
         Console(stderr=True, soft_wrap=True).print("[bold red]error:[/]", end=" ")
         sys.stderr.write(f"{error}\n")
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted\n")
-        raise SystemExit(130) from None
+    except BrokenPipeError:  # the reader of our output left; there is nobody to tell
+        sys.stderr.close()
+        raise SystemExit(141) from None
+    except Exception:  # noqa: BLE001 - the last resort: exit code 1 is the gate's alone
+        traceback.print_exc()
+        sys.stderr.write("this is a bug in sparring or in the model: please report it with the lines above\n")
+        raise SystemExit(3) from None

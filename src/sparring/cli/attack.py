@@ -88,6 +88,8 @@ def attack(
             quiet,
         )
     else:
+        if label is not None:
+            raise ConfigError("--label is for one --image; a data set brings its own labels")
         _data_set(settings, attack or "pgd", target, out, quiet)
 
 
@@ -111,7 +113,12 @@ def _one_image(
     names = None if info is None else info.class_names
     if size is None and info is not None:
         size = info.shape[1:]
+    declared = config.data
+    if size is None and declared is not None:
+        size = declared.size
     channels = 3 if info is None else info.shape[0]
+    if declared is not None and declared.channels is not None:
+        channels = declared.channels
     chosen = parse(attack)
     picture = load_image(image, size=size, channels=channels)
     exhibit = attack_image(
@@ -120,7 +127,7 @@ def _one_image(
         declared_threat(config),
         chosen,
         label=subject.class_index(label, names, "--label"),
-        target=subject.class_index(target, names, "--target"),
+        target=_target(config, target, names),
         seed=config.audit.seed,
         class_names=names,
     )
@@ -159,7 +166,7 @@ def _data_set(config: Config, attack: str, target: str | None, out: Path, quiet:
     config, assumed = subject.with_defaults(config)
     _say(assumed, quiet)
     loaded = subject.load(config)
-    wanted = subject.class_index(target, loaded.class_names, "--target")
+    wanted = _target(config, target, loaded.class_names)
     with show.progress(quiet) as progress:
         evaluation, files = attack_set(
             loaded.model,
@@ -196,3 +203,9 @@ def _say(lines: list[str], quiet: bool) -> None:
     for line in lines:
         if not quiet and not line.startswith("data:"):
             Console(stderr=True).print(f"assuming {line}", style="dim", highlight=False, markup=False)
+
+
+def _target(config: Config, flag: str | None, names: tuple[str, ...] | None) -> int | None:
+    """The class to be reached: the flag, else [threat] target."""
+    wanted = subject.class_index(flag, names, "--target")
+    return config.threat.target if wanted is None and config.threat is not None else wanted

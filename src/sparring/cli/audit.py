@@ -85,7 +85,7 @@ def run(config: Config, *, out: Path | None, target: str | None, open_report: bo
 
     console = Console()
     config, assumed = subject.with_defaults(config)
-    for line in assumed:
+    for line in () if quiet else assumed:
         Console(stderr=True).print(f"assuming {line}", style="dim", highlight=False, markup=False)
     folder = out or Path("sparring-report")
     paths = config.audit.reports or tuple(folder / f"report{form}" for form in FORMS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,9 +10,11 @@ from typing import Annotated, Any
 import typer
 
 from sparring.errors import ConfigError
-from sparring.loading import Config, load_config, merge
+from sparring.loading import BUILTIN, Config, load_config, merge
 
 DEFAULT_CONFIG = Path("sparring.toml")
+DEFAULT_EPS = {"linf": "8/255", "l2": 0.5, "l1": 12, "l0": 10}
+"""Budgets of the literature for colour pictures; the screen says when one of them was taken."""
 
 ConfigFlag = Annotated[
     Path | None, typer.Option("--config", "-c", help="Declaration file; ./sparring.toml is read if it is there.")
@@ -51,7 +54,19 @@ def declared(path: Path | None, **flags: Any) -> Declared:
     """`sparring.toml` (the named one, or the one here if any) with the flags laid over it."""
     found = path if path is not None else (DEFAULT_CONFIG if DEFAULT_CONFIG.exists() else None)
     config = load_config(found) if found is not None else Config()
-    return Declared(merge(config, **flags), found)
+    return Declared(merge(config, **_completed(config, flags)), found)
+
+
+def _completed(config: Config, flags: dict[str, Any]) -> dict[str, Any]:
+    """A flag that only refines (--n, --norm) must not ask for the rest of its table: fill in the usual values."""
+    flags = dict(flags)
+    spec = flags.get("model") or (config.model.spec if config.model is not None else None)
+    refines_data = any(flags.get(name) is not None for name in ("n", "size"))
+    if config.data is None and flags.get("data") is None and refines_data and spec in BUILTIN:
+        flags["data"] = BUILTIN[spec].data
+    if config.threat is None and flags.get("eps") is None and flags.get("norm") in DEFAULT_EPS:
+        flags["eps"] = DEFAULT_EPS[flags["norm"]]
+    return flags
 
 
 def numbers(text: str | None, flag: str) -> float | tuple[float, ...] | None:
@@ -71,6 +86,6 @@ def whole_numbers(text: str | None, flag: str) -> int | tuple[int, ...] | None:
     if values is None:
         return None
     parts = values if isinstance(values, tuple) else (values,)
-    if any(part != int(part) for part in parts):
+    if any(not math.isfinite(part) or part != int(part) for part in parts):
         raise ConfigError(f"{flag} takes whole numbers, got {text!r}")
     return int(parts[0]) if len(parts) == 1 else tuple(int(part) for part in parts)

@@ -42,7 +42,7 @@ def _on_terminal(bars: Bars) -> Report:
         task = known.get(event.stage)
         if task is None:
             task = known[event.stage] = bars.add_task(event.stage, total=event.total, robust="")
-        robust = f"robust so far {100 * event.robust:.1f} %"
+        robust = _robust(event)
         bars.update(task, completed=event.done, total=event.total, robust=robust)  # type: ignore[arg-type]
 
     return update
@@ -51,10 +51,14 @@ def _on_terminal(bars: Bars) -> Report:
 def _in_log() -> Report:
     def update(event: Progress) -> None:
         if event.done == event.total:
-            sys.stderr.write(f"{event.stage}: {event.total} {event.unit}, robust so far {100 * event.robust:.1f} %\n")
+            sys.stderr.write(f"{event.stage}: {event.total} {event.unit}{_robust(event)}\n")
             sys.stderr.flush()
 
     return update
+
+
+def _robust(event: Progress) -> str:
+    return f", robust so far {100 * event.robust:.1f} %" if event.unit == "images" else ""
 
 
 def open_in_browser(path: Path) -> bool:

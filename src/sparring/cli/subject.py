@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from sparring.cli.options import DEFAULT_EPS
 from sparring.errors import ConfigError, unknown
 from sparring.loading import BUILTIN, Config, Dataset, ModelInfo, declared_data, declared_model, declared_threat, merge
 from sparring.loading import model_info as _model_info
 from sparring.threat import ThreatModel
-
-DEFAULT_EPS = {"linf": "8/255", "l2": 0.5, "l1": 12, "l0": 10}
-"""Budgets of the literature for colour pictures; the screen says when one of them was taken."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +33,9 @@ def with_defaults(config: Config) -> tuple[Config, list[str]]:
         assumed.append(f"data: {info.data} (fits {info.name})")
     if info is not None and config.data is not None and config.data.size is None and config.data.source == "photos":
         config = merge(config, size=info.shape[1])
-    if config.threat is None or config.threat.eps is None:
-        norm = "linf" if config.threat is None else config.threat.norm
-        config = merge(config, norm=norm, eps=DEFAULT_EPS[norm])
-        assumed.append(f"threat: {norm} eps {DEFAULT_EPS[norm]} (no --eps given)")
+    if config.threat is None:
+        config = merge(config, norm="linf", eps=DEFAULT_EPS["linf"])
+        assumed.append(f"threat: linf eps {DEFAULT_EPS['linf']} (no --eps given)")
     return config, assumed
 
 
@@ -51,6 +48,15 @@ def load(config: Config) -> Subject:
     """Load everything the declaration names."""
     model, data = declared_model(config), declared_data(config)
     info = builtin_info(config)
+    if info is not None and data.class_names is not None and data.class_names != info.class_names:
+        strangers = sorted(set(data.class_names) - set(info.class_names))
+        if strangers:
+            raise ConfigError(
+                f"the data has classes that {info.name} does not know, such as {strangers[0]!r}: name the folders "
+                "after the model's classes, or declare [data] classes in the model's order"
+            )
+        config = merge(config, classes=info.class_names)
+        data = declared_data(config)
     names = data.class_names if info is None else info.class_names
     spec = "" if config.model is None else config.model.spec
     return Subject(config, model, data, declared_threat(config), spec, names)

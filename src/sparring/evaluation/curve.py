@@ -56,7 +56,7 @@ def robustness_curve(
     budgets = sorted({parse_number(e) for e in eps})
     if not budgets:
         raise InputError("eps is empty: give at least one budget")
-    chosen = chosen_attacks(attacks or _DEFAULT, "")
+    chosen = chosen_attacks(_DEFAULT if attacks is None else attacks, "")
     standing = list(range(len(labels)))
     accuracy: list[Estimate] = []
     for number, budget in enumerate(budgets, start=1):
@@ -70,6 +70,7 @@ def robustness_curve(
                 attacks=chosen,
                 seed=seed,
                 batch_size=batch_size,
+                keep=False,
             )
             alive = [standing[r.index] for r in found.records if survived(r)]
             right = [standing[r.index] for r in found.records if r.prediction == r.label]

@@ -59,6 +59,7 @@ def evaluate(
     seed: int = 0,
     batch_size: int | None = None,
     out: str | Path | None = None,
+    keep: bool = True,
     progress: Callable[[Progress], None] | None = None,
 ) -> Evaluation:
     """Robust accuracy of `model` on `images` (N, C, H, W) in the threat's box, under one attack after another.
@@ -67,7 +68,8 @@ def evaluate(
     float64, and the model is asked again, before it counts. labels: int64 (N,). targets: one class per image for a
     targeted evaluation. attacks: objects or text; else those of `effort` ("quick", "standard", "thorough").
     out: a folder for records and adversarials; an interrupted run with the same model, data, threat, attacks and
-    seed goes on from there. batch_size: images per call of the model, chosen from the model when None.
+    seed goes on from there. keep: False forgets the adversarials (where only the counts are wanted). batch_size:
+    images per call of the model, chosen from the model when None.
     progress: called after every chunk.
 
     Raises `InputError` or `ModelError` for unusable input, `EvaluationInterrupted` on Ctrl-C.
@@ -76,7 +78,7 @@ def evaluate(
     task = checked_task(model, images, labels, targets, threat, seed, batch_size)
     for attack in chosen:
         attack.check_threat(threat)
-    store = MemoryStore() if out is None else DiskStore(Path(out), run_key(task, chosen))
+    store = MemoryStore(keep) if out is None else DiskStore(Path(out), run_key(task, chosen))
     try:
         with frozen_eval(model), task.plan.running():
             return _run(task, chosen, store, progress or (lambda _: None))

@@ -73,9 +73,10 @@ class ChunkResult:
 
 
 class MemoryStore:
-    """Keeps results for the life of the process; nothing to resume."""
+    """Keeps results for the life of the process, or, without `keep`, not even that; nothing to resume."""
 
-    def __init__(self) -> None:
+    def __init__(self, keep: bool = True) -> None:
+        self._keep = keep
         self._shards: list[tuple[Tensor, Tensor]] = []
 
     def load(self, stage: int, chunk: int, digest: str) -> ChunkResult | None:
@@ -85,7 +86,7 @@ class MemoryStore:
 
     def save(self, result: ChunkResult) -> None:
         """Keep the adversarials."""
-        if result.adversarials is not None and len(result.indices):
+        if self._keep and result.adversarials is not None and len(result.indices):
             self._shards.append((result.indices, result.adversarials))
 
     def adversarials(self) -> dict[int, tuple[Any, int]]:
@@ -176,7 +177,11 @@ class DiskStore:
             self._shards[index] = (self._shard(result), row)
 
     def _shard(self, result: ChunkResult) -> Path:
-        return self.path / "adversarials" / f"stage-{result.stage:02d}-chunk-{result.chunk:06d}.safetensors"
+        return (
+            self.path
+            / "adversarials"
+            / f"stage-{result.stage:02d}-chunk-{result.chunk:06d}-{result.digest[:12]}.safetensors"
+        )
 
     def _recover(self, stream: IO[bytes]) -> None:
         """Read what is complete, cut off the rest."""

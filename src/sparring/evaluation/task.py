@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import inspect
 import sys
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import CodeType
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from sparring.attacks import ATTACKS
 from sparring.attacks.base import Attack, check_goal
 from sparring.batching import Plan, plan
 from sparring.errors import InputError
@@ -135,7 +136,7 @@ def run_key(task: Task, attacks: Sequence[Attack]) -> dict[str, Any]:
         "sparring": __version__,
         "model": model_digest(task.model, tuple(task.images[0:1].shape[1:]), threat.bounds),
         "attacks": [str(attack) for attack in attacks],
-        "functions": [identity for attack in attacks for identity in _functions(attack)],
+        "code": [identity for attack in attacks for identity in _code(attack)],
         "norm": threat.norm,
         "eps": threat.eps,
         "bounds": threat.bounds,
@@ -143,23 +144,30 @@ def run_key(task: Task, attacks: Sequence[Attack]) -> dict[str, Any]:
         "goal": "untargeted" if task.targets is None else "targeted",
         "seed": task.seed,
         "chunk": task.chunk_size,
-        "images": len(task.labels),
+        "labels": digest(task.labels).hex(),
+        "targets": None if task.targets is None else digest(task.targets).hex(),
     }
 
 
-def _functions(attack: Attack) -> list[str]:
-    """Identity of the functions among an attack's parameters: the code of what can be imported by its name; anything
-    else (a lambda, a partial) has none that outlives the process, so that no old record is ever taken for it.
+def _code(attack: Attack) -> list[str]:
+    """Identity of code that sparring's version does not cover: a user's own attack class and functions among the
+    parameters. What cannot be read back by its name (a lambda, a partial, a class typed at a prompt) has no identity
+    that outlives the process, so that no old record is ever taken for it.
     """
-    identities = []
-    for field in dataclasses.fields(attack):
-        value = getattr(attack, field.name)
-        if not callable(value):
-            continue
-        code: Any = getattr(value, "__code__", None)
-        found: Any = sys.modules.get(getattr(value, "__module__", ""))
-        for part in getattr(value, "__qualname__", "").split("."):
-            found = getattr(found, part, None)
-        known = isinstance(code, CodeType) and found is value
-        identities.append(hashlib.sha256(code.co_code).hexdigest() if known else uuid.uuid4().hex)
-    return identities
+    parts = [value for f in dataclasses.fields(attack) if callable(value := getattr(attack, f.name))]
+    if type(attack) not in ATTACKS.values():
+        parts.append(type(attack))
+    return [_source(part) for part in parts]
+
+
+def _source(thing: object) -> str:
+    module = sys.modules.get(getattr(thing, "__module__", ""))
+    found: object = module
+    for part in getattr(thing, "__qualname__", "<>").split("."):
+        found = getattr(found, part, None)
+    try:
+        if module is None or found is not thing:
+            raise OSError
+        return hashlib.sha256(inspect.getsource(module).encode()).hexdigest()
+    except (OSError, TypeError):
+        return uuid.uuid4().hex
