@@ -202,7 +202,8 @@ class Region:
         if self.norm == "linf":
             return self.project(torch.add(points, grad.sign(), alpha=size))
         room = torch.where(grad > 0, self.upper - points, points - self.lower)
-        step = norms.spread_step(grad.flatten(1), size, self.norm, room.flatten(1), share)
+        movable = torch.where(room > 0, grad, torch.zeros_like(grad))  # the budget is not for pixels that cannot move
+        step = norms.spread_step(movable.flatten(1), size, self.norm, room.flatten(1), share)
         return self.project(points + step.view_as(points))
 
     def sample(self, streams: Streams) -> Tensor:

@@ -143,7 +143,12 @@ def test_scaled_logits_with_cross_entropy_alone_is_not_believed(net, data):
 
 
 def test_misleading_gradient_is_caught_by_noise_and_by_the_unbounded_attack(net, data):
-    report = _audit(Around(net, before=Misled.apply), data, eps=0.3, attacks=["pgd:steps=10", "random_noise:draws=50"])
+    report = _audit(
+        Around(net, before=Misled.apply),
+        data,
+        eps=0.3,
+        attacks=["pgd:steps=10,step_size=0.02,random_start=false", "random_noise:draws=50"],
+    )
     assert _found(report, "noise-beats-gradient")
     assert _found(report, "unbounded-survivors")
     assert not report.believable
@@ -153,6 +158,21 @@ def test_gradient_at_the_data_only_is_caught_by_one_step(net, data):
     attacks = ["fgsm", "pgd:steps=10,step_size=0.01,random_start=false"]
     report = _audit(Around(net, before=OnlyAtData.apply), data, attacks=attacks)
     assert _found(report, "one-step-beats-many")
+
+
+def test_gradient_that_lies_is_caught_before_the_first_attack(net, data):
+    for lie in (Misled.apply, lambda x: x + 0.004 * torch.sin(2 * torch.pi * 200 * x)):
+        report = _audit(Around(net, before=lie), data, targets=torch.full_like(data[1], 3))
+        assert _found(report, "gradient-misleads")
+        assert _found(report, "targeted-unchecked")
+        assert not report.believable
+
+
+def test_weak_attacks_are_contradicted_by_the_curve(net, data):
+    for weak in ("random_noise", "pgd:step_size=0,random_start=false"):
+        report = _audit(net, data, attacks=[weak], fail_under=0.3)
+        assert _found(report, "stronger-attack-found")
+        assert not report.gate.passed
 
 
 def test_narrow_range_and_normalisation(net, data):

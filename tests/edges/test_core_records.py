@@ -261,12 +261,12 @@ def test_two_losses_with_one_name_get_their_own_answers(tmp_path: Path) -> None:
         assert_same(found, run(None, attacks=attacks))
 
 
-def test_one_label_costs_one_chunk(finished: Path, tmp_path: Path) -> None:
+def test_one_changed_label_reuses_nothing(finished: Path, tmp_path: Path) -> None:
     model = Model()
     fresh = Model()
     run(None, fresh)
     run(copied(finished, tmp_path), model, labels=one_label())
-    assert PROBE < model.seen < fresh.seen / 2
+    assert model.seen >= fresh.seen
 
 
 def flipped(content: bytes) -> bytes:
@@ -324,9 +324,10 @@ def test_a_shard_of_another_run_is_never_taken_for_this_one(tmp_path: Path) -> N
                     wanted = other
     assert wanted is not None
     run(tmp_path, images=images, labels=labels, attacks=attacks)
-    records = (folder_of(tmp_path) / "records.jsonl").read_bytes()
+    first = folder_of(tmp_path)
+    records = (first / "records.jsonl").read_bytes()
     run(tmp_path, images=images, labels=wanted, attacks=attacks)
-    (folder_of(tmp_path) / "records.jsonl").write_bytes(records)
+    (first / "records.jsonl").write_bytes(records)
     assert_same(run(tmp_path, images=images, labels=labels, attacks=attacks), whole)
 
 

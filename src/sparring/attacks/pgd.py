@@ -20,13 +20,12 @@ from sparring.problem import Problem
 class PGD(Attack):
     """Many small steepest steps, each projected back onto ball ∩ box, from a random start.
 
-    Returns the best iterate per image, not the last. steps: gradients per restart. step_size: in image units, None
-    for 2.5·eps/steps (the paper's rule), or eps where a schedule shrinks it. restarts: independent random starts;
-    only unsolved images start again.
-    schedule: "constant", "linear" or "cosine" decay of the step. early_stop: solved images leave at once; without
-    it the loss goes on growing. In l1 and l0 the first restart begins at
-    the image with the exact steepest step (a random start there spends the few changes at random), and l1 steps are
-    sparse (SLIDE, Tramèr & Boneh 2019, arXiv:1904.13000).
+    Returns the best iterate per image, not the last. steps: gradients per restart. step_size: in image units; None for
+    eps where the schedule shrinks it, 2.5·eps/steps (the paper's rule) where it is constant. restarts: independent
+    random starts; only unsolved images start again. schedule: "constant", "linear" or "cosine"; None for cosine, or
+    constant where a step_size is given. early_stop: solved images leave at once; without it the loss goes on growing.
+    In l1 and l0 the first restart begins at the image with the exact steepest step (a random start there spends the
+    few changes at random), and l1 steps are sparse (SLIDE, Tramèr & Boneh 2019, arXiv:1904.13000).
     """
 
     paper: ClassVar[str] = "Madry et al., Towards Deep Learning Models Resistant to Adversarial Attacks, ICLR 2018"
@@ -36,7 +35,7 @@ class PGD(Attack):
     restarts: int = 1
     random_start: bool = True
     loss: str | Loss = "cross_entropy"
-    schedule: str = "constant"
+    schedule: str | None = None
     early_stop: bool = True
 
     def __post_init__(self) -> None:
@@ -45,7 +44,7 @@ class PGD(Attack):
         at_least("restarts", self.restarts, 1, whole=True)
         if self.step_size is not None:
             at_least("step_size", self.step_size, 0)
-        if self.schedule not in SCHEDULES:
+        if self.schedule is not None and self.schedule not in SCHEDULES:
             raise InputError(unknown("schedule", self.schedule, list(SCHEDULES)))
         if self.restarts > 1 and not self.random_start:
             raise InputError("restarts > 1 without random_start repeat the same run: set random_start=True")
@@ -53,9 +52,10 @@ class PGD(Attack):
     def run(self, problem: Problem) -> Tensor:
         """The best iterate of all restarts, per image."""
         size = self.step_size
+        schedule = self.schedule or ("cosine" if size is None else "constant")
         if size is None:
-            size = default_step_size(problem.threat, self.steps, self.schedule)
-        sizes = step_schedule(self.schedule, size, self.steps)
+            size = default_step_size(problem.threat, self.steps, schedule)
+        sizes = step_schedule(schedule, size, self.steps)
         best = Best(problem)
         rows = torch.arange(len(problem), device=problem.images.device)
         sparse = problem.threat.norm in ("l1", "l0")

@@ -127,6 +127,9 @@ def _investigate(request: Request, ready: Preflight) -> tuple[Draft, bool]:
             draft.findings += checks.unbounded(
                 request.model, request.images, request.labels, evaluation, request.batch_size
             )
+        draft.findings += checks.stronger_curve(draft.curves, evaluation)
+        if request.targets is not None:
+            draft.findings.append(FINDINGS["targeted-unchecked"].found("targets were given"))
         draft.complete = True
     except KeyboardInterrupt:
         _conclude(request, draft)

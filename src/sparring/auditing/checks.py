@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sparring.attacks import FGSM, PGD, Attack, RandomNoise
 from sparring.auditing.findings import FINDINGS
-from sparring.auditing.report import Finding, Severity
+from sparring.auditing.report import Curve, Finding, Severity
 from sparring.estimate import mcnemar, proportion
 from sparring.evaluation import Evaluation, evaluate
 from sparring.evaluation.evaluation import survived
@@ -142,6 +142,22 @@ def from_stages(evaluation: Evaluation) -> list[Finding]:
     if len(evaluation.records) < 100:
         findings.append(FINDINGS["small-sample"].found(f"{len(evaluation.records)} images"))
     return findings
+
+
+def stronger_curve(curves: Sequence[Curve], evaluation: Evaluation) -> list[Finding]:
+    """A curve that lies under the robust accuracy at the budget: beyond its interval, or on the same images at all."""
+    robust = evaluation.robust_accuracy
+    for curve in curves:
+        for point in curve.points:
+            here, n = point.accuracy, point.accuracy.n
+            if point.eps > evaluation.threat.eps or here.value is None:
+                continue
+            if here.high < robust or (n == robust.n and here.value < robust - 0.01):
+                evidence = (
+                    f"{curve.attack} leaves {100 * here.value:.1f} % (n = {n}) at eps {point.eps:g}; headline {robust}"
+                )
+                return [FINDINGS["stronger-attack-found"].found(evidence)]
+    return []
 
 
 def evasion(evaluation: Evaluation) -> list[Finding]:

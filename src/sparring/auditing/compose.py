@@ -86,7 +86,7 @@ def _gate(report: Report, fail_under: float | None) -> Gate | None:
     doubts = sorted({f.code for f in report.findings if f.undermines and not f.resolved})
     reasons = []
     if low < fail_under:
-        reasons.append(f"robust accuracy may be as low as {100 * low:.1f} %, under {100 * fail_under:.1f} %")
+        reasons.append(f"the interval after these attacks begins at {100 * low:.1f} %, under {100 * fail_under:.1f} %")
     if doubts:
         reasons.append(f"the number can't be believed: {', '.join(doubts)}")
     passed = not reasons
@@ -94,7 +94,7 @@ def _gate(report: Report, fail_under: float | None) -> Gate | None:
         fail_under=fail_under,
         passed=passed,
         reason="; ".join(reasons)
-        or f"robust accuracy is at least {100 * low:.1f} % (95 %), the mark is {100 * fail_under:.1f} %",
+        or f"the lower end of the interval after these attacks is {100 * low:.1f} %, the mark {100 * fail_under:.1f} %",
     )
 
 

@@ -125,6 +125,35 @@ _KINDS = (
         references=(ATHALYE, CROCE),
     ),
     Kind(
+        "gradient-misleads",
+        "The gradient does not say how the model changes",
+        "critical",
+        "Small steps along the input gradient change the margin by far less than the gradient promises, or the other "
+        "way. Something in the forward pass has a false or shattered gradient, every gradient attack walks in a wrong "
+        "direction, and the images that survive it prove nothing.",
+        "Find the step whose gradient is wrong (custom backward, noise, shattering transform); attack around it.",
+        undermines=True,
+        references=(ATHALYE,),
+    ),
+    Kind(
+        "stronger-attack-found",
+        "The audit's own curve found a stronger attack",
+        "critical",
+        "The attacks that were asked for leave more images standing than the audit's standard PGD curve does at the "
+        "same budget. The robust accuracy at the head of the report is too high; the curve is nearer the truth.",
+        "Choose an effort instead of naming weak attacks, or name stronger ones.",
+        undermines=True,
+        references=(CARLINI,),
+    ),
+    Kind(
+        "targeted-unchecked",
+        "Fewer checks are made for chosen targets",
+        "warning",
+        "Curves and the comparisons of attacks with each other are made for untargeted goals only, so a blind attack "
+        "would be noticed less surely here.",
+        "Audit without a target too.",
+    ),
+    Kind(
         "vanishing-cross-entropy",
         "Cross-entropy gradients vanish where margin gradients do not",
         "warning",
@@ -199,7 +228,7 @@ _KINDS = (
         "Some images survive an attacker who may change everything",
         "critical",
         "With a budget as large as the whole box every image can be turned into any other, so a working attack "
-        "breaks every image. Some survived: the attack is blind here, and it is blind at the real budget too.",
+        "breaks every image. Some survived: the attack is blind here, and may be blind at the real budget too.",
         "Look for vanishing or masked gradients; do not quote the robust accuracy before this is explained.",
         undermines=True,
         references=(ATHALYE, CARLINI),

@@ -85,6 +85,7 @@ def _picture(
     with frozen_eval(model), torch.no_grad():
         batch = torch.cat([original, adversarial, rounded]).to(device_of(model))
         confidence = torch.softmax(logits_of(model, batch).float(), 1).cpu()
+    rounded_into = int(confidence[2].argmax())
     shown, gain = perturbation(original[0], adversarial[0], bounds)
     return Picture(
         index=record.index,
@@ -100,7 +101,7 @@ def _picture(
         adversarial_png=png(adversarial[0], bounds),
         perturbation_png=png(shown),
         gain=gain,
-        survives_8bit=int(confidence[2].argmax()) != record.label,
+        survives_8bit=rounded_into == fooled_into if evaluation.targeted else rounded_into != record.label,
     )
 
 

@@ -21,6 +21,9 @@ from sparring.model import Model, OutputAdapter, frozen_eval, logits_of
 SATURATED = 0.01
 """Share of exactly 0-or-1 probabilities (of the largest class) above which a logarithm cannot recover the logits."""
 
+MISLEADS_BELOW = 0.25
+"""Measured by promised change of the margin along its gradient; below this the gradient does not describe the model."""
+
 
 @dataclass(frozen=True)
 class Preflight:
@@ -57,6 +60,8 @@ def preflight(
         findings += _normalisation(model, images, labels, logits, batch_size)
         gradient, differentiable = _gradient(attacked, images[:batch_size], labels[:batch_size])
         findings += gradient
+        if differentiable and not any(f.code == "random-outputs" for f in findings):
+            findings += _misleading(attacked, images[:batch_size], labels[:batch_size], bounds)
     return Preflight(attacked, tuple(findings), differentiable, logits.shape[1])
 
 
@@ -90,8 +95,8 @@ def _outputs(logits: Tensor) -> list[Finding]:
 
 def _determinism(model: Model, images: Tensor, logits: Tensor) -> list[Finding]:
     """Five passes over the same images (Croce & Hein's count); the logits may differ by 1e-4 of their scale."""
-    scale = float(logits.abs().max().clamp_min(1e-12))
-    differences = [float((_logits(model, images) - logits).abs().max()) / scale for _ in range(4)]
+    scale = _scale(logits)
+    differences = [_difference(_logits(model, images), logits) / scale for _ in range(4)]
     if max(differences) <= 1e-4:
         return []
     return [
@@ -103,14 +108,23 @@ def _batch_independence(model: Model, images: Tensor, logits: Tensor) -> list[Fi
     if len(images) < 2:
         return []
     alone = torch.cat([_logits(model, image[None]) for image in images])
-    scale = float(logits.abs().max().clamp_min(1e-12))
-    difference = float((alone - logits[: len(images)]).abs().max()) / scale
-    again = float((_logits(model, images) - _logits(model, images)).abs().max()) / scale
+    scale = _scale(logits)
+    difference = _difference(alone, logits[: len(images)]) / scale
+    again = _difference(_logits(model, images), _logits(model, images)) / scale
     if difference <= max(1e-3, 10 * again):
         return []
     return [
         FINDINGS["batch-dependence"].found(f"logits alone and in a batch differ by {difference:.1e} of their scale")
     ]
+
+
+def _difference(a: Tensor, b: Tensor) -> float:
+    """Largest difference; equal infinities do not differ."""
+    return float(torch.where(a == b, torch.zeros_like(a), a - b).abs().max())
+
+
+def _scale(logits: Tensor) -> float:
+    return float(torch.where(logits.isfinite(), logits, torch.zeros_like(logits)).abs().max().clamp_min(1e-12))
 
 
 def _data(images: Tensor, labels: Tensor, logits: Tensor, bounds: tuple[float, float]) -> list[Finding]:
@@ -125,7 +139,7 @@ def _data(images: Tensor, labels: Tensor, logits: Tensor, bounds: tuple[float, f
         return [*findings, FINDINGS["single-class-data"].found(evidence)]
     accuracy = proportion(int((logits.argmax(1) == labels).sum()), len(labels))
     majority = count / len(labels)
-    if accuracy <= majority or (len(labels) >= 100 and accuracy.low <= majority):
+    if accuracy <= majority:
         evidence = f"clean accuracy {accuracy}; always answering {commonest} gives {100 * majority:.1f} %"
         findings.append(FINDINGS["at-chance"].found(evidence))
     return findings
@@ -182,6 +196,32 @@ def _gradient(model: Model, images: Tensor, labels: Tensor) -> tuple[list[Findin
         evidence = f"the cross-entropy's input gradient is exactly zero for {share['cross_entropy']} of {n} images"
         return [FINDINGS["vanishing-cross-entropy"].found(evidence, resolved=True)], True
     return [], True
+
+
+def _misleading(model: Model, images: Tensor, labels: Tensor, bounds: tuple[float, float]) -> list[Finding]:
+    """Does the margin change along its gradient as the gradient says? Central differences at two scales; the median
+    over the images of measured by promised change is near 1 for an honest model, 0 or less for a masked one.
+    """
+    goal = Untargeted(labels)
+    x = laid_out(images, channels_last=False).requires_grad_()
+    with torch.enable_grad():
+        (grad,) = torch.autograd.grad(margin(logits_of(model, x).float(), goal).sum(), x)
+    if not bool((grad != 0).any()):
+        return []
+    ratios = {}
+    for share in (0.005, 0.02):
+        step = share * (bounds[1] - bounds[0]) * grad.sign()
+        up, down = (images + step).clamp(*bounds), (images - step).clamp(*bounds)
+        with torch.no_grad():
+            rise = margin(logits_of(model, up).float(), goal) - margin(logits_of(model, down).float(), goal)
+        promised = (grad * (up - down)).flatten(1).sum(1)
+        ratios[share] = float((rise / promised.clamp_min(1e-30)).nanmedian())
+    if all(ratio >= MISLEADS_BELOW for ratio in ratios.values()):
+        return []
+    measured = ", ".join(f"{ratio:.2f} at steps of {share:g} of the range" for share, ratio in ratios.items())
+    return [
+        FINDINGS["gradient-misleads"].found(f"measured change by promised change, median of {len(images)}: {measured}")
+    ]
 
 
 _LOSSES = {"margin": margin, "cross_entropy": cross_entropy}
