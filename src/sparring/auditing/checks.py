@@ -107,7 +107,7 @@ def unbounded(
         "l0": shape.numel(),
     }
     threat = ThreatModel(evaluation.threat.norm, everything[evaluation.threat.norm], evaluation.threat.bounds)
-    attacks = [PGD(steps=50, loss="margin", restarts=2), PGD(steps=50)]
+    attacks = [PGD(steps=50, loss="margin", restarts=2, schedule="constant"), PGD(steps=50, schedule="constant")]
     found = evaluate(
         model,
         Subset(images, sample),
