@@ -45,15 +45,11 @@ def weaker_beats_stronger(
         others = [r.index for r in evaluation.records if r.broken_by in strong]
         if len(fallen) < 0.01 * len(evaluation.records):
             continue
-
-        def standing(indices: list[int], against: Sequence[Attack]) -> int:
-            return _standing(model, images, labels, evaluation, indices, against, batch_size)
-
-        missed = standing(fallen, iterative)
+        missed = _standing(model, images, labels, evaluation, fallen, iterative, batch_size)
         lead = 0.01 * len(evaluation.records)
         if missed < lead:
             continue
-        only_strong = standing(others, weaker)
+        only_strong = _standing(model, images, labels, evaluation, others, weaker, batch_size)
         p = mcnemar(missed, only_strong)
         if missed - only_strong >= lead and p < 0.01:
             evidence = (
@@ -72,15 +68,16 @@ def _standing(
     indices: list[int],
     attacks: Sequence[Attack],
     batch_size: int | None,
+    threat: ThreatModel | None = None,
 ) -> int:
-    """How many of the images at `indices` survive `attacks`."""
+    """How many of the images at `indices` survive `attacks`, under `threat` or the evaluation's own."""
     if not indices:
         return 0
     found = evaluate(
         model,
         Subset(images, indices),
         labels[torch.tensor(indices)],
-        evaluation.threat,
+        threat or evaluation.threat,
         attacks=attacks,
         seed=evaluation.seed,
         batch_size=batch_size,
@@ -108,17 +105,7 @@ def unbounded(
     }
     threat = ThreatModel(evaluation.threat.norm, everything[evaluation.threat.norm], evaluation.threat.bounds)
     attacks = [PGD(steps=50, loss="margin", restarts=2, schedule="constant"), PGD(steps=50, schedule="constant")]
-    found = evaluate(
-        model,
-        Subset(images, sample),
-        labels[torch.tensor(sample)],
-        threat,
-        attacks=attacks,
-        seed=evaluation.seed,
-        batch_size=batch_size,
-        keep=False,
-    )
-    left = sum(survived(r) for r in found.records)
+    left = _standing(model, images, labels, evaluation, sample, attacks, batch_size, threat)
     if left <= ALLOWED_SURVIVORS * len(sample):
         return []
     evidence = f"with the whole box as budget, {proportion(left, len(sample))} of the tried survivors still stand"

@@ -203,9 +203,7 @@ def _misleading(model: Model, images: Tensor, labels: Tensor, bounds: tuple[floa
     over the images of measured by promised change is near 1 for an honest model, 0 or less for a masked one.
     """
     goal = Untargeted(labels)
-    x = laid_out(images, channels_last=False).requires_grad_()
-    with torch.enable_grad():
-        (grad,) = torch.autograd.grad(margin(logits_of(model, x).float(), goal).sum(), x)
+    grad = _input_gradient(model, images, labels, margin)
     if not bool((grad != 0).any()):
         return []
     ratios = {}
@@ -228,10 +226,16 @@ _LOSSES = {"margin": margin, "cross_entropy": cross_entropy}
 
 
 def _zero_share(model: Model, images: Tensor, labels: Tensor, loss: Callable[[Tensor, Untargeted], Tensor]) -> int:
+    return int((_input_gradient(model, images, labels, loss).flatten(1) == 0).all(1).sum())
+
+
+def _input_gradient(
+    model: Model, images: Tensor, labels: Tensor, loss: Callable[[Tensor, Untargeted], Tensor]
+) -> Tensor:
     x = laid_out(images, channels_last=False).requires_grad_()
     with torch.enable_grad():
         value = loss(logits_of(model, x).float(), Untargeted(labels)).sum()
     if not value.requires_grad:
         raise UnsupportedError("the output carries no gradient to the input (a non-differentiable step or no_grad)")
     (grad,) = torch.autograd.grad(value, x)
-    return int((grad.flatten(1) == 0).all(1).sum())
+    return grad

@@ -127,7 +127,7 @@ def _one_image(
         declared_threat(config),
         chosen,
         label=subject.class_index(label, names, "--label"),
-        target=_target(config, target, names),
+        target=subject.target_class(config, target, names),
         seed=config.audit.seed,
         class_names=names,
     )
@@ -166,7 +166,7 @@ def _data_set(config: Config, attack: str, target: str | None, out: Path, quiet:
     config, assumed = subject.with_defaults(config)
     _say(assumed, quiet)
     loaded = subject.load(config)
-    wanted = _target(config, target, loaded.class_names)
+    wanted = subject.target_class(config, target, loaded.class_names)
     with show.progress(quiet) as progress:
         evaluation, files = attack_set(
             loaded.model,
@@ -203,9 +203,3 @@ def _say(lines: list[str], quiet: bool) -> None:
     for line in lines:
         if not quiet and not line.startswith("data:"):
             Console(stderr=True).print(f"assuming {line}", style="dim", highlight=False, markup=False)
-
-
-def _target(config: Config, flag: str | None, names: tuple[str, ...] | None) -> int | None:
-    """The class to be reached: the flag, else [threat] target."""
-    wanted = subject.class_index(flag, names, "--target")
-    return config.threat.target if wanted is None and config.threat is not None else wanted

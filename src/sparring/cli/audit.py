@@ -91,8 +91,7 @@ def run(config: Config, *, out: Path | None, target: str | None, open_report: bo
     paths = config.audit.reports or tuple(folder / f"report{form}" for form in FORMS)
     _check_reports(paths)
     loaded = subject.load(config)
-    wanted = subject.class_index(target, loaded.class_names, "--target")
-    wanted = wanted if wanted is not None or config.threat is None else config.threat.target
+    wanted = subject.target_class(config, target, loaded.class_names)
     try:
         with show.progress(quiet) as progress:
             report = call(

@@ -73,3 +73,9 @@ def class_index(text: str | None, names: tuple[str, ...] | None, flag: str) -> i
     if text not in names:
         raise ConfigError(unknown(f"class for {flag}", text, list(names))[:300])
     return names.index(text)
+
+
+def target_class(config: Config, flag: str | None, names: tuple[str, ...] | None) -> int | None:
+    """The class to be reached: the flag, else [threat] target."""
+    wanted = class_index(flag, names, "--target")
+    return config.threat.target if wanted is None and config.threat is not None else wanted

@@ -167,7 +167,8 @@ def _attack_pass(task: Task, attack: Attack, images: Tensor, part: slice, standi
     # Verified against fresh originals, goal and flags: what the attack did to those it was given is of no account.
     with frozen_eval(task.model):
         originals = images[standing.to(images.device)]
-        problem = replace(_problem(task, originals, task.goal(rows), str(attack)), ledger=given.ledger)
+        problem = Problem.build(task.model, originals, task.goal(rows), task.threat, given.streams, task.plan)
+        problem = replace(problem, ledger=given.ledger)
         fits = task.threat.contains(originals, candidates)
         candidates = torch.where(fits.view(-1, *[1] * (images.dim() - 1)), candidates, originals)
         logits = problem.logits(candidates)
