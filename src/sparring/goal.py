@@ -52,12 +52,17 @@ class Untargeted:
 
 @dataclass(frozen=True, eq=False)
 class Targeted:
-    """One chosen class per image. `targets`: int64 (N,)."""
+    """One chosen class per image. `targets`: int64 (N,). `leaving`: the class that the image is to leave, int64 (N,),
+    where that is known: the losses then compare the target with it, not with the strongest other class.
+    """
 
     targets: Tensor
+    leaving: Tensor | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "targets", _checked(self.targets, "targets"))
+        if self.leaving is not None:
+            object.__setattr__(self, "leaving", _checked(self.leaving, "leaving"))
 
     @property
     def reference(self) -> Tensor:
@@ -75,7 +80,7 @@ class Targeted:
 
     def select(self, mask: Tensor | slice) -> Targeted:
         """The goal of the images where `mask` is true, or of a slice."""
-        return Targeted(self.targets[mask])
+        return Targeted(self.targets[mask], None if self.leaving is None else self.leaving[mask])
 
 
 Goal = Untargeted | Targeted

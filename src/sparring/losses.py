@@ -31,7 +31,12 @@ def cross_entropy(logits: Tensor, goal: Goal) -> Tensor:
 
 
 def margin(logits: Tensor, goal: Goal) -> Tensor:
-    """Largest other logit minus the label's; for a target, the reverse (Carlini & Wagner 2017, f6), (N,)."""
+    """Largest other logit minus the label's; for a target, the reverse (Carlini & Wagner 2017, f6), (N,).
+
+    A target with a class to leave: the target's logit minus that class's.
+    """
+    if isinstance(goal, Targeted) and goal.leaving is not None:
+        return (logits.gather(1, goal.targets[:, None]) - logits.gather(1, goal.leaving[:, None])).squeeze(1)
     return -goal.sign * class_margin(logits, goal.reference)
 
 
@@ -39,8 +44,8 @@ def dlr(logits: Tensor, goal: Goal) -> Tensor:
     """Difference of logits ratio (Croce & Hein 2020, eqs. 5 and 6): scale- and shift-free, (N,).
 
     Untargeted: -(z_y - max other) / (z_1 - z_3), z sorted from the largest; needs 3 classes.
-    Targeted: -(max other - z_t) / (z_1 - (z_3 + z_4) / 2); needs 4 classes. With the true label unknown, the
-    paper's z_y is the strongest class that is not the target.
+    Targeted: -(max other - z_t) / (z_1 - (z_3 + z_4) / 2); needs 4 classes. With the class to
+    leave unknown, the paper's z_y is the strongest class that is not the target.
     """
     top = logits.topk(min(4, logits.shape[1]), dim=1).values
     low = (top[:, 2] + top[:, 3]) / 2 if isinstance(goal, Targeted) else top[:, 2]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import torch
@@ -45,7 +45,8 @@ class Gradient:
 class Problem:
     """Images that share a model, a threat and a goal; `rows` are their places in the ledger.
 
-    Calls to the model are split evenly into batches as `plan` says. Every pass is counted per image.
+    `aim`, where given, is what the losses are about; `goal` still says when an image is solved. Calls to the model
+    are split evenly into batches as `plan` says. Every pass is counted per image.
     """
 
     model: Model
@@ -57,6 +58,7 @@ class Problem:
     ledger: Ledger
     rows: Tensor
     plan: Plan
+    aim: Goal | None = None
 
     @classmethod
     def build(
@@ -91,7 +93,23 @@ class Problem:
             self.ledger,
             self.rows[mask.cpu()],
             self.plan,
+            None if self.aim is None else self.aim.select(mask),
         )
+
+    def aiming(self, targets: Tensor) -> Problem:
+        """The same problem with losses that pull each image to its class of `targets` (N,), away from its label.
+
+        The goal stays what it is: any wrong class will do, if that was the goal.
+        """
+        return replace(self, aim=Targeted(targets, self.goal.reference))
+
+    def widened(self) -> Problem:
+        """The same problem with a budget that no point of the box exceeds: what a search for the nearest needs."""
+        low, high = self.threat.bounds
+        size = self.images[0].numel() if len(self) else 1
+        reach = (high - low) * {"linf": 1.0, "l2": size**0.5, "l1": float(size), "l0": 1.0}[self.threat.norm]
+        threat = self.threat.with_eps(float(size) if self.threat.norm == "l0" else reach)
+        return replace(self, threat=threat, region=threat.around(self.images))
 
     def logits(self, points: Tensor) -> Tensor:
         """Logits (N, K) at `points`, without gradients. Counts one forward per image."""
@@ -110,7 +128,7 @@ class Problem:
             x = laid_out(points[part], self.plan.channels_last).requires_grad_()
             with torch.enable_grad():
                 z = self._forward(x)
-                value = self._loss(z, loss, self.goal.select(part))
+                value = self._loss(z, loss, (self.aim or self.goal).select(part))
                 grads[part] = _input_gradient(value.sum(), x)
             values.append(value.detach())
             logits.append(z.detach())
@@ -123,7 +141,7 @@ class Problem:
 
     def loss_values(self, logits: Tensor, loss: str | Loss) -> Tensor:
         """The per-image loss (N,) of logits already at hand."""
-        return self._loss(logits, loss, self.goal)
+        return self._loss(logits, loss, self.aim or self.goal)
 
     def solved(self, logits: Tensor) -> Tensor:
         """Bool (N,): the goal is met by more than rounding, so that another batch would find the same."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -48,14 +50,8 @@ class Attack(ABC):
 
         Raises `InputError` for bad images or labels, `UnsupportedError` for a norm the attack does not know.
         """
-        check_images(images, threat.bounds)
-        check_goal(goal, len(images))
-        self.check_threat(threat)
-        streams = Streams(base_seed(generator), str(self), digests(images))
-        images = images.detach()
-        how = plan(model, images)
-        with frozen_eval(model), how.running():
-            return self.run(Problem.build(model, images, goal, threat, streams, how))
+        with opened(self, model, images, goal, threat, generator) as problem:
+            return self.run(problem)
 
     @abstractmethod
     def run(self, problem: Problem) -> Tensor:
@@ -73,6 +69,21 @@ class Attack(ABC):
         from sparring.attacks.spec import format_attack
 
         return format_attack(self)
+
+
+@contextmanager
+def opened(
+    attack: Attack, model: Model, images: Tensor, goal: Goal, threat: ThreatModel, generator: torch.Generator | None
+) -> Iterator[Problem]:
+    """The checked problem of a direct call, with the model frozen while the block runs."""
+    check_images(images, threat.bounds)
+    check_goal(goal, len(images))
+    attack.check_threat(threat)
+    streams = Streams(base_seed(generator), str(attack), digests(images))
+    images = images.detach()
+    how = plan(model, images)
+    with frozen_eval(model), how.running():
+        yield Problem.build(model, images, goal, threat, streams, how)
 
 
 def check_goal(goal: Goal, n: int) -> None:
