@@ -29,16 +29,19 @@ def _index() -> str:
         (f"[{name}]({name}.md)", f"`{kind.__name__}`", kind.access, ", ".join(kind.threats), plain(kind.paper))
         for name, kind in ATTACKS.items()
     ]
-    efforts = [(f"`{name}`", " → ".join(f"`{attack}`" for attack in attacks)) for name, attacks in EFFORTS.items()]
+    efforts = [
+        (f"`{name}`", effort.about, " → ".join(f"`{attack}`" for attack in effort.attacks))
+        for name, effort in EFFORTS.items()
+    ]
     return page(
         "Attacks",
         "One paper per attack. The name is what the command line reads (`--attack NAME:parameter=value,...`), the "
         "class is what Python calls (`sp.attacks.CLASS(parameter=value)`).",
         table(("name", "class", "needs", "norms", "paper"), rows),
         "## Efforts",
-        "An effort is a list of attacks, run in this order. Only images that still stand go on to the next one. An "
-        "audit also runs `fgsm`, for the comparison of one step with many.",
-        table(("effort", "attacks"), efforts),
+        "An effort sends the images that still stand from attack to attack. `standard` looks at what each attack did "
+        "before it chooses the next, and the images for it.",
+        table(("effort", "what for", "attacks it draws on"), efforts),
         "An attack of your own: [Write your own attack](../own-attack.md).",
     )
 

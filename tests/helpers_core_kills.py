@@ -23,7 +23,7 @@ from sparring.errors import InputError
 from sparring.evaluation import Evaluation, evaluate, task
 
 torch.set_num_threads(1)
-task.chunk_size = lambda numbers: 8
+task.chunk_size = lambda *_: 8
 G = torch.Generator().manual_seed(0)
 IMAGES = torch.rand(40, 1, 3, 3, generator=G)
 NET = nn.Sequential(nn.Flatten(), nn.Linear(9, 3))

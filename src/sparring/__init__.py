@@ -1,15 +1,22 @@
 """A sparring partner for image classifiers: attack, explain, harden, layer, guard."""
 
+from typing import TYPE_CHECKING
+
+from sparring import _lazy
+
 __version__ = "0.1.0"
 
-from sparring import attacks, reports
-from sparring.auditing import Report, attack_image, audit
-from sparring.errors import SparringError
-from sparring.estimate import Estimate
-from sparring.evaluation import Evaluation, evaluate, robustness_curve
-from sparring.goal import Targeted, Untargeted
-from sparring.loading import load_data, load_image, load_model
-from sparring.threat import ThreatModel
+if TYPE_CHECKING:
+    from sparring import attacks, reports
+    from sparring.auditing import Report, attack_image, compare_reports
+    from sparring.auditing.audit import audit
+    from sparring.errors import SparringError
+    from sparring.estimate import Estimate
+    from sparring.evaluation import Evaluation, evaluate, robustness_curve
+    from sparring.goal import Targeted, Untargeted
+    from sparring.loading import load_data, load_image, load_model
+    from sparring.surrogates import bpda
+    from sparring.threat import ThreatModel
 
 __all__ = [
     "Estimate",
@@ -22,6 +29,8 @@ __all__ = [
     "attack_image",
     "attacks",
     "audit",
+    "bpda",
+    "compare_reports",
     "evaluate",
     "load_data",
     "load_image",
@@ -29,3 +38,26 @@ __all__ = [
     "reports",
     "robustness_curve",
 ]
+
+_HOMES = {
+    "auditing": ("Report", "attack_image", "audit", "compare_reports"),
+    "errors": ("SparringError",),
+    "estimate": ("Estimate",),
+    "evaluation": ("Evaluation", "evaluate", "robustness_curve"),
+    "goal": ("Targeted", "Untargeted"),
+    "loading": ("load_data", "load_image", "load_model"),
+    "surrogates": ("bpda",),
+    "threat": ("ThreatModel",),
+}
+"""Where a public name is imported from when it is first used: `import sparring` itself takes no time. The names stand
+here, in `__all__` and above for type checkers; a test keeps the three equal."""
+
+
+if not TYPE_CHECKING:  # with it a type checker would believe in any name
+
+    def __getattr__(name: str) -> object:
+        return _lazy.find(__name__, name, _HOMES)
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *globals()} - {"TYPE_CHECKING"})

@@ -57,7 +57,7 @@ def plan(model: Model, images: Tensor, batch_size: int | None = None) -> Plan:
         raise InputError(f"batch_size must be a whole number >= 1 or None (chosen for you), got {batch_size!r}")
     with frozen_eval(model), torch.no_grad():
         channels_last = _takes_channels_last(model, images[:2])
-        weight = max(_activation_bytes(model, images[:1]), images[0].numel() * images.element_size())
+        weight = max(_activation_bytes(model, laid_out(images[:1], False)), images[0].numel() * images.element_size())
     on_cpu = images.device.type == "cpu"
     if not isinstance(model, nn.Module):  # its activations cannot be seen
         return Plan(batch_size or 64, channels_last)

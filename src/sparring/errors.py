@@ -40,7 +40,9 @@ def unknown(kind: str, name: object, known: list[str]) -> str:
     """Message for an unknown name: the known ones, the nearest first."""
     import difflib
 
+    if not known:
+        return f"unknown {kind} {name!r}: there is none to choose from"
     near = difflib.get_close_matches(str(name), known, n=len(known), cutoff=0.5)
     ordered = near + sorted(set(known) - set(near))
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    hint = f"; did you mean {near[0]!r}?" if near else "."
     return f"unknown {kind} {name!r}{hint} Known: {', '.join(ordered)}."

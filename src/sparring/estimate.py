@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from sparring.errors import InputError
 
@@ -65,6 +66,37 @@ def proportion(successes: int, n: int, *, confidence: float = 0.95, method: str 
 
     interval = stats.binomtest(successes, n).proportion_ci(confidence, method=methods[method])
     return Estimate(successes / n, float(interval.low), float(interval.high), n)
+
+
+def clustered_proportion(hits: Sequence[int], trials: Sequence[int], *, confidence: float = 0.95) -> Estimate:
+    """Estimate a proportion from trials that come in clusters, such as many placements on each of a few photographs.
+
+    hits, trials: counts per cluster. Trials on one photograph resemble each other, so they count for fewer than they
+    are: the interval is Clopper and Pearson's for the number of independent trials with the same variance between
+    clusters (Korn & Graubard 1998). Where the clusters do not differ at all, that is the number of clusters.
+    Raises `InputError` unless every cluster has 0 ≤ hits ≤ trials and at least one trial.
+
+    >>> clustered_proportion([20, 10, 18, 4], [20, 20, 20, 20])
+    Estimate(0.65, low=0.06712, high=0.9936, n=80)
+    """
+    if len(hits) != len(trials) or not all(0 <= h <= t and t > 0 for h, t in zip(hits, trials, strict=True)):
+        raise InputError(f"every cluster needs 0 <= hits <= trials and trials > 0, got {list(hits)} of {list(trials)}")
+    clusters, n = len(hits), sum(trials)
+    if n == 0:
+        return Estimate(math.nan, 0.0, 1.0, 0)
+    from scipy import stats
+
+    value, tail = sum(hits) / n, (1 - confidence) / 2
+    spread = sum((h - value * t) ** 2 for h, t in zip(hits, trials, strict=True))
+    effective = float(clusters)
+    if clusters > 1 and spread > 0:
+        variance = clusters / (clusters - 1) * spread / n**2
+        few = (stats.t.ppf(tail, n - 1) / stats.t.ppf(tail, clusters - 1)) ** 2
+        effective = min(float(n), value * (1 - value) / variance * float(few))
+    found, rest = value * effective, (1 - value) * effective
+    low = float(stats.beta.ppf(tail, found, rest + 1)) if found > 0 else 0.0
+    high = float(stats.beta.ppf(1 - tail, found + 1, rest)) if rest > 0 else 1.0
+    return Estimate(value, low, high, n)
 
 
 def mcnemar(only_first: int, only_second: int) -> float:

@@ -49,6 +49,10 @@ class Untargeted:
         """The goal of the images where `mask` is true, or of a slice."""
         return Untargeted(self.labels[mask])
 
+    def to(self, device: torch.device | str) -> Untargeted:
+        """The same goal with its labels on `device`."""
+        return Untargeted(self.labels.to(device))
+
 
 @dataclass(frozen=True, eq=False)
 class Targeted:
@@ -81,6 +85,10 @@ class Targeted:
     def select(self, mask: Tensor | slice) -> Targeted:
         """The goal of the images where `mask` is true, or of a slice."""
         return Targeted(self.targets[mask], None if self.leaving is None else self.leaving[mask])
+
+    def to(self, device: torch.device | str) -> Targeted:
+        """The same goal with its targets on `device`."""
+        return Targeted(self.targets.to(device), None if self.leaving is None else self.leaving.to(device))
 
 
 Goal = Untargeted | Targeted

@@ -57,7 +57,7 @@ LOSSES: dict[str, Loss] = {"cross_entropy": cross_entropy, "margin": margin, "dl
 
 def checked(name: str | Loss) -> None:
     """Raise `InputError` unless `name` is a function or the name of a loss."""
-    if not callable(name) and name not in LOSSES:
+    if not callable(name) and not (isinstance(name, str) and name in LOSSES):
         raise InputError(unknown("loss", name, list(LOSSES)))
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -59,7 +60,7 @@ class OutputAdapter(nn.Module):
         """Logits (N, classes)."""
         output = self.inner(images)
         if self.index is not None:
-            output = output[self.index]
+            output = _element(output, self.index)
         if self.kind == "logits":
             return output  # type: ignore[no-any-return]
         if "prob" in self.kind and not bool(((output >= -1e-4) & (output <= 1 + 1e-4)).all()):
@@ -70,11 +71,30 @@ class OutputAdapter(nn.Module):
             )
         if self.kind == "probabilities":
             return torch.log(output.clamp_min(1e-30))
+        if output.numel() != len(images):
+            raise ModelError(
+                f"outputs={self.kind!r} was declared, one number per image, but the model returned shape "
+                f"{tuple(output.shape)} for {len(images)} images"
+            )
         column = output.reshape(len(images), 1)
         if self.kind == "one-probability":
             inside = column.clamp(1e-7, 1 - 1e-7)
             column = torch.log(inside) - torch.log1p(-inside)
         return torch.cat([-column / 2, column / 2], 1)
+
+
+def _element(output: Any, index: int | str) -> Any:
+    try:
+        return output[index]
+    except (LookupError, TypeError) as error:
+        known = ", ".join(repr(key) for key in output) if isinstance(output, Mapping) else f"{_length(output)} elements"
+        raise ModelError(
+            f"output_index={index!r} is not in what the model returned, a {type(output).__name__} of {known}"
+        ) from error
+
+
+def _length(output: Any) -> int:
+    return len(output) if hasattr(output, "__len__") else 0
 
 
 @contextmanager
@@ -102,38 +122,68 @@ def logits_of(model: Model, images: Tensor) -> Tensor:
 
     Raises `ModelError` that names what came back and the one-line fix.
     """
-    try:
-        output: object = model(images)
-    except (SparringError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:
-        shape = tuple(images.shape)
-        raise ModelError(f"the model failed on images of shape {shape}: {_first_line(error)}") from error
+    output = called(model, images)
     if not isinstance(output, Tensor):
+        first = next(iter(output), 0) if isinstance(output, Mapping) else 0
         raise ModelError(
-            f"the model returned {type(output).__name__}, not a tensor of logits: "
-            "pick one with load_model(..., output_index=0) or wrap it in sp.model.OutputAdapter(model, index=0)"
+            f"the model returned {type(output).__name__}, not a tensor of logits: pick one with output_index={first!r} "
+            f"(load_model, sparring.toml, --output-index) or wrap it in sp.model.OutputAdapter(model, index={first!r})"
         )
     if not output.is_floating_point():
-        raise ModelError(f"the model returned {output.dtype}, not floating-point logits")
+        raise ModelError(
+            f"the model returned {output.dtype}, not floating-point logits: if these are labels, declare that it shows "
+            'no more, sp.BlackBox(model, access="labels", classes=10)'
+        )
     if output.dim() == 1 or (output.dim() == 2 and output.shape[1] == 1):
         raise ModelError(
             f"the model returned shape {tuple(output.shape)}, one number per image: for a binary classifier load it "
             'with outputs="one-logit" or outputs="one-probability" (or wrap it in sp.model.OutputAdapter)'
         )
-    if output.dim() != 2 or output.shape[0] != images.shape[0]:
+    if output.dim() != 2 or output.shape[0] != images.shape[0] or output.shape[1] == 0:
         raise ModelError(
             f"the model returned shape {tuple(output.shape)} for {images.shape[0]} images, expected (N, classes)"
         )
     return output
 
 
-def device_of(model: Model) -> torch.device:
-    """Where the model's first parameter or buffer lives; the CPU for a plain callable."""
+def called(model: Callable[[Tensor], object], images: Tensor) -> object:
+    """What the model returns; what it raises becomes a `ModelError`."""
+    try:
+        return model(images)
+    except (SparringError, torch.OutOfMemoryError):
+        raise
+    except (Exception, SystemExit) as error:
+        shape = tuple(images.shape)
+        said = f"it ended the program, {error!r}" if isinstance(error, SystemExit) else _first_line(error)
+        hint = _mismatch(model, images) if "type" in said or "device" in said else ""
+        raise ModelError(f"the model failed on images of shape {shape}: {said}{hint}") from error
+
+
+def _mismatch(model: object, images: Tensor) -> str:
+    """What to do where the model's numbers are not those of the images; nothing where they are."""
+    if not isinstance(model, nn.Module):
+        return ""
+    first = next((p for p in model.parameters() if p.is_floating_point()), None)
+    if first is None or (first.dtype, first.device) == (images.dtype, images.device):
+        return ""
+    if first.device != images.device:
+        return f". The model is on {first.device}, the images are on {images.device}: move one of them, .to(...)"
+    ways = f"convert the model, model.to(torch.{_short(images.dtype)})"
+    if first.dtype in (torch.float32, torch.float64):
+        ways += f", or in Python the images, images.to(torch.{_short(first.dtype)})"
+    return f". The model computes in {_short(first.dtype)}, the images are {_short(images.dtype)}: {ways}"
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def device_of(model: Model, images: Tensor | None = None) -> torch.device:
+    """Where the model's first parameter or buffer lives; without any, where `images` are (else the CPU)."""
     if isinstance(model, nn.Module):
         for tensor in (*model.parameters(), *model.buffers()):
             return tensor.device
-    return torch.device("cpu")
+    return torch.device("cpu") if images is None else images.device
 
 
 def model_name(model: Model) -> str:
@@ -142,11 +192,14 @@ def model_name(model: Model) -> str:
     return f"{thing.__module__}.{thing.__qualname__}"
 
 
-def model_digest(model: Model, shape: Sequence[int], bounds: tuple[float, float] = (0.0, 1.0)) -> str:
+def model_digest(
+    model: Model, shape: Sequence[int], bounds: tuple[float, float] = (0.0, 1.0), like: Tensor | None = None
+) -> str:
     """Identity of a model: SHA-256 over class, architecture, weights and logits on a fixed probe, hex.
 
     The probe catches what weights do not show: the same weights with scaled logits are another model. A model
-    whose probe logits change from call to call is identified without them.
+    whose probe logits change from call to call is identified without them. like: images that the model takes; the
+    probe has their dtype (else float32) and, where the model has no weights, is on their device.
     """
     digest = hashlib.sha256(model_name(model).encode())
     if isinstance(model, nn.Module):
@@ -159,7 +212,9 @@ def model_digest(model: Model, shape: Sequence[int], bounds: tuple[float, float]
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     low, high = bounds
     draws = np.random.Generator(np.random.Philox(key=0)).random((4, *shape), dtype=np.float32)
-    probe = (low + (high - low) * torch.from_numpy(draws)).to(device_of(model))
+    probe = (low + (high - low) * torch.from_numpy(draws)).to(
+        device_of(model, like), None if like is None else like.dtype
+    )
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the order of a sum, and so its rounding, may follow the number of threads
     try:

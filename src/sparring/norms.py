@@ -11,10 +11,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sparring.budget import NORMS as NORMS
 from sparring.errors import InputError, unknown
 from sparring.rng import Streams
-
-NORMS = ("linf", "l2", "l1", "l0")
 
 
 def checked(norm: str) -> str:
@@ -86,7 +85,26 @@ def steepest_step(grad: Tensor, eps: float | Tensor, norm: str, lo: Tensor, hi: 
     return moved * grad.sign()
 
 
-def spread_step(grad: Tensor, size: float | Tensor, norm: str, room: Tensor, share: float) -> Tensor:
+def shortest_step(grad: Tensor, gain: Tensor, norm: str, lo: Tensor, hi: Tensor) -> Tensor:
+    """The shortest delta in the box with grad·delta = `gain` (N,), shape (N, D): the way to a hyperplane.
+
+    Where the box does not reach so far, the corner that comes nearest. linf, l2 and l1: the dual of `steepest_step`.
+    linf and l2 go as t·|grad|^0 and t·|grad| until the box stops a coordinate; what a t gains is concave in t, so
+    Newton's method rises to the solution. l1: the steepest coordinates first.
+    """
+    need = gain.to(grad.dtype).reshape(-1, 1)
+    slope, room = grad.abs(), _room(grad * need.sign(), lo, hi)
+    top = slope.amax(1, keepdim=True).clamp_min(torch.finfo(slope.dtype).tiny)
+    slope, want = slope / top, (need.abs() / top).clamp_max(torch.finfo(slope.dtype).max)
+    room = torch.where(slope > 0, room, torch.zeros_like(room))
+    if norm == "l1":
+        moved = _fill_until(slope, room, want)
+    else:
+        moved = _rise_until(slope, torch.ones_like(slope) if norm == "linf" else slope, room, want)
+    return moved * grad.sign() * need.sign()
+
+
+def spread_step(grad: Tensor, size: float | Tensor, norm: str, room: Tensor, share: float | Tensor) -> Tensor:
     """A step of an iterative attack, where the steepest step would be too greedy, shape (N, D).
 
     linf and l2: the unboxed steepest step. l1: SLIDE (Tramèr & Boneh 2019), equal steps on the `share` of
@@ -102,29 +120,52 @@ def spread_step(grad: Tensor, size: float | Tensor, norm: str, room: Tensor, sha
     if norm == "l0":
         return step * scaled
     usable = torch.where(room > 0, scaled.abs(), torch.zeros_like(scaled))
-    count = max(1, round(share * grad.shape[1]))
-    chosen = _largest(usable, _column(float(count), grad)) * (usable > 0)
+    count = (_column(share, grad) * grad.shape[1]).round().clamp_min(1)
+    chosen = _largest(usable, count) * (usable > 0)
     return step * scaled.sign() * chosen / chosen.sum(1, keepdim=True).clamp_min(1)
 
 
+def shrink(delta: Tensor, eps: float | Tensor, norm: str) -> Tensor:
+    """The point of the ball nearest to `delta` in the Euclidean norm, shape (N, D), with no box to mind: every
+    coordinate moves towards 0, so that a perturbation inside a box stays inside. Cheaper than `project`.
+    """
+    radius = _column(eps, delta)
+    if norm == "linf":
+        return delta.clamp(-radius, radius)
+    if norm == "l2":
+        total = torch.linalg.vector_norm(delta, dim=1, keepdim=True)
+        return delta * (radius / total.clamp_min(torch.finfo(delta.dtype).tiny)).clamp_max(1)
+    size = delta.abs()
+    if norm == "l1":
+        return (size - _simplex_threshold(size, radius)).clamp_min(0) * delta.sign()
+    most = min(int(radius.max()), delta.shape[1]) if len(delta) else 0
+    order = size.topk(most, dim=1).indices
+    kept = (torch.arange(most, device=delta.device) < radius).to(delta.dtype)
+    return delta * torch.zeros_like(delta).scatter_(1, order, kept)
+
+
 def sample(streams: Streams, eps: float | Tensor, norm: str, lo: Tensor, hi: Tensor) -> Tensor:
-    """A uniform draw from the ball, then clipped to the box, shape (N, D). l0: eps random coordinates,
-    each uniform over its room.
+    """A uniform draw from the ball over the coordinates that have room, then clipped to the box, shape (N, D).
+
+    l0: eps random coordinates, each uniform over its room. Every row takes the same number of draws from its stream,
+    whether its coordinates have room or not.
     """
     d = lo.shape[1]
-    radius = _column(eps, lo)
+    radius, free = _column(eps, lo), (hi > lo).to(lo.dtype)
     if norm == "linf":
         drawn = (2 * streams.uniform((d,), lo) - 1) * radius
     elif norm == "l2":
-        direction = streams.normal((d,), lo)
+        direction = streams.normal((d,), lo) * free
         direction = direction / direction.square().sum(1, keepdim=True).sqrt().clamp_min(1e-12)
-        drawn = direction * streams.uniform((1,), lo) ** (1 / d) * radius
+        dimensions = free.sum(1, keepdim=True).clamp_min(1)
+        drawn = direction * streams.uniform((1,), lo) ** (1 / dimensions) * radius
     elif norm == "l1":
         sizes = streams.exponential((d + 1,), lo)
         signs = streams.integers(2, (d,), lo) * 2 - 1
-        drawn = signs * sizes[:, :d] / sizes.sum(1, keepdim=True) * radius
+        inside = sizes[:, :d] * free
+        drawn = signs * inside / (inside.sum(1, keepdim=True) + sizes[:, d:]) * radius
     else:
-        movable = streams.uniform((d,), lo) * (hi > lo)
+        movable = streams.uniform((d,), lo) * free
         drawn = (lo + (hi - lo) * streams.uniform((d,), lo)) * _largest(movable, radius)
     return drawn.clamp(lo, hi)
 
@@ -167,6 +208,21 @@ def _water_level(size: Tensor, room: Tensor, radius: Tensor) -> Tensor:
     return level
 
 
+def _simplex_threshold(size: Tensor, radius: Tensor) -> Tensor:
+    """λ (N, 1) >= 0 with Σ max(size - λ, 0) = radius, 0 where the sum is smaller (Michelot 1986).
+
+    The mean excess of the coordinates above the last λ can only fall short, so λ rises to the solution.
+    """
+    level = torch.zeros_like(radius)
+    for _ in range(size.shape[1] + 1):
+        above = torch.where(size > level, size, torch.zeros_like(size))
+        rise = (above.sum(1, keepdim=True) - radius) / (above > 0).sum(1, keepdim=True).clamp_min(1)
+        if not bool((rise > level * (1 + 1e-6)).any()):
+            break
+        level = torch.maximum(level, rise)
+    return level
+
+
 def _soft_threshold(size: Tensor, room: Tensor, radius: Tensor) -> Tensor:
     """float64 λ (N, 1) with Σ min(max(size - λ, 0), room) = radius; the sum falls piecewise linearly in λ."""
     points = torch.cat([size, size - room], 1)
@@ -179,6 +235,31 @@ def _soft_threshold(size: Tensor, room: Tensor, radius: Tensor) -> Tensor:
     missing = radius - reached.gather(1, at)
     threshold = points.gather(1, at) - missing / slope.gather(1, at).clamp_min(1)
     return threshold.clamp_min(0)
+
+
+def _rise_until(slope: Tensor, speed: Tensor, room: Tensor, want: Tensor) -> Tensor:
+    """min(t·speed, room) with the smallest t >= 0 for which slope·min(t·speed, room) = want; all of `room` if none is."""
+    level, moved = torch.zeros_like(want), torch.zeros_like(room)
+    rate = slope * speed
+    for _ in range(slope.shape[1] + 1):
+        missing = want - (slope * moved).sum(1, keepdim=True)
+        free = torch.where(moved < room, rate, torch.zeros_like(rate)).sum(1, keepdim=True)
+        if not bool(((missing > 1e-6 * want) & (free > 0)).any()):
+            break
+        rise = (missing / free.clamp_min(torch.finfo(free.dtype).tiny)).clamp_min(0)
+        level = (level + rise).clamp_max(torch.finfo(level.dtype).max)
+        moved = torch.minimum(level * speed, room)
+    return moved
+
+
+def _fill_until(slope: Tensor, room: Tensor, want: Tensor) -> Tensor:
+    """The steepest coordinates to the end of their `room`, the last one in part: slope·result = want."""
+    order = slope.argsort(dim=1, descending=True, stable=True)
+    sorted_slope = slope.gather(1, order)
+    gain = sorted_slope * room.gather(1, order)
+    before = gain.cumsum(1) - gain
+    moved = torch.minimum(gain, (want - before).clamp_min(0)) / sorted_slope.clamp_min(torch.finfo(slope.dtype).tiny)
+    return torch.zeros_like(room).scatter_(1, order, moved)
 
 
 def _fill_steepest_first(slope: Tensor, room: Tensor, radius: Tensor) -> Tensor:

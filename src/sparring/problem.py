@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -12,24 +14,55 @@ from torch import Tensor
 from sparring.batching import Plan, laid_out
 from sparring.errors import InputError, ModelError, UnsupportedError
 from sparring.goal import Goal, Targeted
-from sparring.losses import Loss, class_margin, resolve
+from sparring.losses import Loss, class_margin, margin, resolve
 from sparring.model import Model, logits_of
 from sparring.rng import Streams
-from sparring.threat import Region, ThreatModel, rounded
+from sparring.threat import Region, Threat, ThreatModel, rounded
+
+_SILENT = "the model answered NaN to {} points the attack visited"
+_COUNTED = re.compile(r"(the model answered NaN to )(\d+)( .*)")
+
+
+def added_up(notes: Iterable[str]) -> tuple[str, ...]:
+    """Every note once; the counts of NaN answers that several batches noted are summed.
+
+    >>> added_up(["the model answered NaN to 2 points", "slow", "the model answered NaN to 3 points", "slow"])
+    ('the model answered NaN to 5 points', 'slow')
+    """
+    counts: dict[tuple[str, ...], int] = {}
+    for note in notes:
+        found = _COUNTED.fullmatch(note)
+        key = (note,) if found is None else (found[1], found[3])
+        counts[key] = counts.get(key, 0) + (0 if found is None else int(found[2]))
+    return tuple(str(count).join(parts) for parts, count in counts.items())
 
 
 @dataclass(eq=False)
 class Ledger:
-    """Forward and backward passes spent on each image, int64 (N,), and notes on what had to be done otherwise."""
+    """Forward and backward passes spent on each image, int64 (N,), and notes on what had to be done otherwise.
+
+    `unanswered` counts the points for which the model's logits held NaN.
+    """
 
     forwards: Tensor
     backwards: Tensor
     notes: dict[str, None] = field(default_factory=dict)
+    unanswered: int = 0
 
     @classmethod
     def empty(cls, n: int) -> Ledger:
         """A ledger of zeros."""
         return cls(torch.zeros(n, dtype=torch.int64), torch.zeros(n, dtype=torch.int64))
+
+    def heard(self, parts: list[Tensor]) -> Tensor:
+        """The logits (N, K) of several batches as one; NaN among them is counted in a note."""
+        logits = torch.cat(parts)
+        silent = logits.isnan()
+        if bool(silent.any()):
+            self.notes.pop(_SILENT.format(self.unanswered), None)
+            self.unanswered += int(silent.any(1).sum())
+            self.notes[_SILENT.format(self.unanswered)] = None
+        return logits
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,11 +75,28 @@ class Gradient:
 
 
 @dataclass(frozen=True, eq=False)
+class Rival:
+    """The nearest rival class of the label at some points: gradient (N, C, H, W) and value (N,) of z_rival - z_label,
+    the logits (N, K), and the distances (N, k) by which it was chosen.
+    """
+
+    grad: Tensor
+    values: Tensor
+    logits: Tensor
+    distances: Tensor
+
+
+Distance = Callable[[Tensor, Tensor, slice], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
 class Problem:
     """Images that share a model, a threat and a goal; `rows` are their places in the ledger.
 
     `aim`, where given, is what the losses are about; `goal` still says when an image is solved. Calls to the model
-    are split evenly into batches as `plan` says. Every pass is counted per image.
+    are split evenly into batches as `plan` says. Every pass is counted per image. With `draws` above 1 a model with
+    randomness is asked that often at every point: losses and gradients are averaged (Athalye et al. 2018), and the
+    logits are those of the draw farthest from the goal, so that a lucky draw solves nothing.
     """
 
     model: Model
@@ -59,18 +109,21 @@ class Problem:
     rows: Tensor
     plan: Plan
     aim: Goal | None = None
+    draws: int = 1
 
     @classmethod
-    def build(
-        cls, model: Model, images: Tensor, goal: Goal, threat: ThreatModel, streams: Streams, plan: Plan
-    ) -> Problem:
-        """A fresh problem with an empty ledger."""
+    def build(cls, model: Model, images: Tensor, goal: Goal, threat: Threat, streams: Streams, plan: Plan) -> Problem:
+        """A fresh problem with an empty ledger.
+
+        Attacks on a ball find a `ThreatModel` in `threat`, those on other threats ask `perturbations.base.threat_of`
+        for theirs; `Attack.check_threat` keeps the two apart.
+        """
         n = len(images)
         return cls(
             model,
             images,
             goal,
-            threat,
+            cast(ThreatModel, threat),
             threat.around(images),
             streams,
             Ledger.empty(n),
@@ -94,6 +147,7 @@ class Problem:
             self.rows[mask.cpu()],
             self.plan,
             None if self.aim is None else self.aim.select(mask),
+            self.draws,
         )
 
     def aiming(self, targets: Tensor) -> Problem:
@@ -114,45 +168,111 @@ class Problem:
     def logits(self, points: Tensor) -> Tensor:
         """Logits (N, K) at `points`, without gradients. Counts one forward per image."""
         with torch.no_grad():
-            parts = [self._forward(laid_out(points[part], self.plan.channels_last)) for part in self._parts()]
-        self.ledger.forwards[self.rows] += 1
-        return torch.cat(parts)
+            parts = [self._answer(points[part], self.goal.select(part)) for part in self._parts()]
+        self.ledger.forwards[self.rows] += self.draws
+        return self.ledger.heard(parts)
+
+    def logits_at(self, points: Tensor, owners: Tensor) -> Tensor:
+        """Logits (Q, K) at any number of points (Q, C, H, W); counts each as a forward of its owner, the image whose
+        place in this problem is in `owners` (Q,). No point, no call.
+        """
+        asked = self.goal.select(owners)
+        with torch.no_grad():
+            parts = [self._answer(points[part], asked.select(part)) for part in self._parts(len(points))]
+        rows = self.rows[owners.cpu()]
+        self.ledger.forwards.index_add_(0, rows, torch.full_like(rows, self.draws))
+        return self.ledger.heard(parts) if parts else points.new_zeros((0, 2))
 
     def gradient(self, points: Tensor, loss: str | Loss) -> Gradient:
         """Gradient of the per-image `loss` at `points`. Counts one forward and one backward per image.
 
         NaN components become 0 and are noted. Raises `UnsupportedError` where the model offers no gradient.
         """
-        grads, values, logits = torch.empty_like(points), [], []
+        grads, values, logits = torch.zeros_like(points), [], []
         for part in self._parts():
-            x = laid_out(points[part], self.plan.channels_last).requires_grad_()
-            with torch.enable_grad():
-                z = self._forward(x)
-                value = self._loss(z, loss, (self.aim or self.goal).select(part))
-                grads[part] = _input_gradient(value.sum(), x)
-            values.append(value.detach())
-            logits.append(z.detach())
-        if not bool(grads.isfinite().all()):
-            self.ledger.notes["some input gradients were not finite; NaN was taken as 0"] = None
-            grads = grads.nan_to_num_(nan=0.0)
-        self.ledger.forwards[self.rows] += 1
-        self.ledger.backwards[self.rows] += 1
-        return Gradient(grads, torch.cat(values), torch.cat(logits))
+            aim = (self.aim or self.goal).select(part)
+            drawn_values, drawn_logits = [], []
+            for _ in range(self.draws):
+                x = laid_out(points[part], self.plan.channels_last).requires_grad_()
+                with torch.enable_grad():
+                    z = self._forward(x)
+                    value = self._loss(z, loss, aim)
+                    grads[part] += _input_gradient(value.sum() / self.draws, x)
+                drawn_values.append(value.detach())
+                drawn_logits.append(z.detach())
+            values.append(torch.stack(drawn_values).mean(0))
+            logits.append(_farthest(drawn_logits, self.goal.select(part)))
+        self.ledger.forwards[self.rows] += self.draws
+        self.ledger.backwards[self.rows] += self.draws
+        return Gradient(self._finite(grads), torch.cat(values), self.ledger.heard(logits))
 
-    def loss_values(self, logits: Tensor, loss: str | Loss) -> Tensor:
-        """The per-image loss (N,) of logits already at hand."""
-        return self._loss(logits, loss, self.aim or self.goal)
+    def nearest_rival(self, points: Tensor, classes: Tensor, distance: Distance) -> Rival:
+        """Of the classes (N, k) of each image, the one whose boundary with its label is nearest as `distance` judges.
+
+        `distance` takes the gradients (M, k, C, H, W) and values (M, k) of z_class - z_label, and the slice of the
+        images they belong to; it returns (M, k). Counts one forward and k backwards per image.
+        """
+        grads, rest = torch.empty_like(points), []
+        for part in self._parts():
+            gradients, leads, logits = self._jacobian(points[part], classes[part], self.goal.select(part))
+            far = distance(gradients, leads, part)
+            chosen = (torch.arange(len(far), device=far.device), far.argmin(1))
+            grads[part] = gradients[chosen]
+            rest.append((leads[chosen], logits, far))
+        self.ledger.forwards[self.rows] += self.draws
+        self.ledger.backwards[self.rows] += self.draws * classes.shape[1]
+        values, logits, distances = zip(*rest, strict=True)
+        return Rival(grads, torch.cat(values), self.ledger.heard(list(logits)), torch.cat(distances))
+
+    def loss_values(self, logits: Tensor, loss: str | Loss, owners: Tensor | None = None) -> Tensor:
+        """The loss of logits already at hand: of every image (N,), or of those that `logits_at` gave `owners` (Q,)."""
+        goal = self.aim or self.goal
+        return self._loss(logits, loss, goal if owners is None else goal.select(owners))
 
     def solved(self, logits: Tensor) -> Tensor:
         """Bool (N,): the goal is met by more than rounding, so that another batch would find the same."""
-        lead = -self.goal.sign * class_margin(logits, self.goal.reference)
-        return self.goal.is_met(logits) & (lead > 1e-5 * (1 + logits.abs().amax(1)))
+        doubt = 1e-5 * (1 + logits.abs().nan_to_num(posinf=0.0).amax(1))  # infinite logits are not rounded
+        return self.goal.is_met(logits) & (-self.margins(logits) > doubt)
 
-    def _parts(self) -> Iterator[slice]:
-        n = len(self)
+    def margins(self, logits: Tensor) -> Tensor:
+        """How far each image (N,) is from meeting the goal, in logits; negative where it is met."""
+        return self.goal.sign * class_margin(logits, self.goal.reference)
+
+    def shortfalls(self, logits: Tensor) -> Tensor:
+        """How far each image (N,) is from what the losses aim at, in logits; without an aim, the margins."""
+        return -margin(logits, self.aim or self.goal)
+
+    def _jacobian(self, points: Tensor, classes: Tensor, goal: Goal) -> tuple[Tensor, Tensor, Tensor]:
+        """z_class - z_label of one batch: gradients (M, k, C, H, W), values (M, k); and the logits (M, K)."""
+        grads, values, answers = points.new_zeros((*classes.shape, *points.shape[1:])), [], []
+        for _ in range(self.draws):
+            x = laid_out(points, self.plan.channels_last).requires_grad_()
+            with torch.enable_grad():
+                z = self._forward(x)
+                leads = z.gather(1, classes) - z.gather(1, goal.reference[:, None])
+                for column, lead in enumerate(leads.unbind(1)):
+                    last = column == classes.shape[1] - 1
+                    grads[:, column] += _input_gradient(lead.sum() / self.draws, x, keep_graph=not last)
+            values.append(leads.detach())
+            answers.append(z.detach())
+        return self._finite(grads), torch.stack(values).mean(0), _farthest(answers, goal)
+
+    def _finite(self, grads: Tensor) -> Tensor:
+        """`grads` with NaN taken as 0, and a note if there was any."""
+        if bool(grads.isfinite().all()):
+            return grads
+        self.ledger.notes["some input gradients were not finite; NaN was taken as 0"] = None
+        return grads.nan_to_num_(nan=0.0)
+
+    def _parts(self, n: int | None = None) -> Iterator[slice]:
+        n = len(self) if n is None else n
         batches = -(-n // self.plan.batch_size)
         edges = [n * i // max(batches, 1) for i in range(batches + 1)]
         return (slice(a, b) for a, b in pairwise(edges))
+
+    def _answer(self, points: Tensor, goal: Goal) -> Tensor:
+        x = laid_out(points, self.plan.channels_last)
+        return _farthest([self._forward(x) for _ in range(self.draws)], goal)
 
     def _forward(self, points: Tensor) -> Tensor:
         logits = logits_of(self.model, points)
@@ -167,6 +287,14 @@ class Problem:
         if value.shape != logits.shape[:1]:
             raise InputError(f"a loss must return one value per image ({len(logits)},), got {tuple(value.shape)}")
         return value
+
+
+def _farthest(draws: list[Tensor], goal: Goal) -> Tensor:
+    """Of several answers (N, K) to the same question, image by image the one farthest from the goal."""
+    if len(draws) == 1:
+        return draws[0]
+    leads = torch.stack([-goal.sign * class_margin(logits, goal.reference) for logits in draws])
+    return torch.stack(draws)[leads.argmin(0), torch.arange(len(leads[0]), device=leads.device)]
 
 
 def check_classes(goal: Goal, classes: int) -> None:
@@ -206,11 +334,11 @@ def _range_hint(low: float, high: float) -> str:
     return "they look normalised: pass raw images and give the model its mean and std, or declare bounds=(low, high)"
 
 
-def _input_gradient(value: Tensor, x: Tensor) -> Tensor:
+def _input_gradient(value: Tensor, x: Tensor, *, keep_graph: bool = False) -> Tensor:
     grad: Tensor | None = None
     if value.requires_grad:
         try:
-            (grad,) = torch.autograd.grad(value, x, allow_unused=True)
+            (grad,) = torch.autograd.grad(value, x, retain_graph=keep_graph, allow_unused=True)
         except RuntimeError as error:
             message = str(error).splitlines()[0]
             raise ModelError(f"the model's backward pass failed: {message}") from error

@@ -47,6 +47,11 @@ class Streams:
     def __len__(self) -> int:
         return len(self._digests)
 
+    @property
+    def names(self) -> list[str]:
+        """The first 16 hexadecimal digits of every image's digest."""
+        return [key.hex()[:16] for key in self._digests]
+
     def _open(self) -> list[np.random.Generator]:
         if self._generators is None:
             prefix = f"{self._seed}|{self._purpose}|".encode()

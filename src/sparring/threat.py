@@ -5,49 +5,73 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from sparring import norms
+from sparring.budget import number_text, parse_number
 from sparring.errors import InputError
-from sparring.rng import Streams
-
-
-def parse_number(value: float | int | str, name: str = "eps") -> float:
-    """A finite number, also written as a fraction: ``parse_number("8/255")``.
-
-    >>> parse_number("8/255") == 8 / 255
-    True
-    """
-    try:
-        if isinstance(value, str) and "/" in value:
-            top, bottom = value.split("/")
-            number = float(top) / float(bottom)
-        else:
-            number = float(value)
-    except (TypeError, ValueError, ZeroDivisionError, OverflowError):
-        raise InputError(f'{name} must be a number such as 0.03 or "8/255", got {value!r}') from None
-    if not math.isfinite(number) or isinstance(value, bool):
-        raise InputError(f"{name} must be a finite number, got {value!r}")
-    return number
-
-
-def number_text(value: float) -> str:
-    """A budget as people write it: a multiple of 1/255 where that is exact and the decimal is not short.
-
-    >>> number_text(8 / 255), number_text(0.2), number_text(1.5)
-    ('8/255', '0.2', '1.5')
-    """
-    steps = value * 255
-    if float(f"{value:.3g}") != value and 0 < steps < 255 and abs(steps - round(steps)) < 1e-9:
-        return f"{round(steps)}/255"
-    return f"{value:g}"
+from sparring.rng import Streams, digest
 
 
 def rounded(bound: float, dtype: torch.dtype) -> float:
     """A bound as images of `dtype` can hold it: float32(-0.1) lies below -0.1 and is still inside the box."""
     return float(torch.tensor(bound, dtype=dtype))
+
+
+def checked_bounds(bounds: Sequence[float]) -> tuple[float, float]:
+    """The box as a pair of floats; `InputError` unless it is (low, high) with low < high."""
+    if not isinstance(bounds, (tuple, list)) or len(bounds) != 2:
+        raise InputError(f"bounds must be a pair (low, high), got {bounds!r}")
+    low, high = (parse_number(b, "bounds") for b in bounds)
+    if not low < high:
+        raise InputError(f"bounds must be (low, high) with low < high, got ({low:g}, {high:g})")
+    return low, high
+
+
+def in_box(candidates: Tensor, bounds: tuple[float, float]) -> Tensor:
+    """Bool (N,): finite and inside the box."""
+    flat = candidates.flatten(1)
+    low, high = (rounded(bound, flat.dtype) for bound in bounds)
+    return flat.isfinite().all(1) & (flat >= low).all(1) & (flat <= high).all(1)
+
+
+@runtime_checkable
+class Threat(Protocol):
+    """What the driver asks of a threat: what an attacker may do to an image, and a check of what he did.
+
+    `ThreatModel` is one, `sparring.perturbations` holds others.
+    """
+
+    @property
+    def norm(self) -> str:
+        """Name of its kind: a norm, "patch", "spatial", ..."""
+
+    @property
+    def eps(self) -> float:
+        """The budget, in the unit of its kind."""
+
+    @property
+    def eps_text(self) -> str:
+        """The budget as people write it."""
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The box of the images."""
+
+    def around(self, originals: Tensor) -> Region:
+        """A region that holds all allowed points, for an attack to search in."""
+
+    def contains(self, originals: Tensor, adversarials: Tensor) -> Tensor:
+        """Bool (N,): an attacker may make this of the original."""
+
+    def distance(self, originals: Tensor, adversarials: Tensor) -> Tensor:
+        """What was spent of the budget, in the unit of `eps`, float64 (N,)."""
+
+    def key(self) -> dict[str, Any]:
+        """All that distinguishes it from other threats, as JSON."""
 
 
 @dataclass(frozen=True, eq=False, init=False, repr=False)
@@ -79,15 +103,11 @@ class ThreatModel:
             raise InputError(f"eps must be >= 0, got {eps!r}")
         if norms.checked(norm) == "l0" and number != int(number):
             raise InputError(f"an l0 eps counts features and must be a whole number, got {eps!r}")
-        if not isinstance(bounds, (tuple, list)) or len(bounds) != 2:
-            raise InputError(f"bounds must be a pair (low, high), got {bounds!r}")
-        low, high = (parse_number(b, "bounds") for b in bounds)
-        if not low < high:
-            raise InputError(f"bounds must be (low, high) with low < high, got ({low:g}, {high:g})")
+        box = checked_bounds(bounds)
         if mask is not None and (not isinstance(mask, Tensor) or mask.dtype != torch.bool):
             got = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
             raise InputError(f"mask must be a torch.bool tensor (true where pixels may change), got {got}")
-        for name, value in (("norm", norm), ("eps", number), ("bounds", (low, high)), ("mask", mask)):
+        for name, value in (("norm", norm), ("eps", number), ("bounds", box), ("mask", mask)):
             object.__setattr__(self, name, value)
 
     def __repr__(self) -> str:
@@ -137,14 +157,17 @@ class ThreatModel:
 
     def contains(self, originals: Tensor, adversarials: Tensor) -> Tensor:
         """Bool (N,): finite, inside the box, unchanged where the mask forbids it, and within `eps`."""
-        flat = adversarials.flatten(1)
-        low, high = (rounded(bound, flat.dtype) for bound in self.bounds)
-        fits = flat.isfinite().all(1) & (flat >= low).all(1) & (flat <= high).all(1)
+        fits = in_box(adversarials, self.bounds)
         fits &= self.distance(originals, adversarials) <= self.eps + self.tolerance(originals)
         if self.mask is not None:
             moved = (adversarials != originals) & ~self.mask_for(originals)
             fits &= ~moved.flatten(1).any(1)
         return fits
+
+    def key(self) -> dict[str, Any]:
+        """Norm, eps, box and the digest of the mask."""
+        mask = None if self.mask is None else digest(self.mask).hex()
+        return {"norm": self.norm, "eps": self.eps, "bounds": self.bounds, "mask": mask}
 
     def mask_for(self, originals: Tensor) -> Tensor:
         """The mask broadcast to one image's shape; `InputError` if it does not fit."""
@@ -197,10 +220,13 @@ class Region:
         lo, hi = self._offsets()
         return norms.steepest_step(grad.flatten(1), self.eps, self.norm, lo, hi).view_as(self.originals)
 
-    def advance(self, points: Tensor, grad: Tensor, size: float, share: float = 0.05) -> Tensor:
-        """One iterative step of length `size` from `points` up `grad`, projected back, same shape."""
+    def advance(self, points: Tensor, grad: Tensor, size: float | Tensor, share: float | Tensor = 0.05) -> Tensor:
+        """One iterative step of length `size` from `points` up `grad`, projected back, same shape. `size` and, for l1,
+        the `share` of coordinates that move: one for all or one per image (N,).
+        """
         if self.norm == "linf":
-            return self.project(torch.add(points, grad.sign(), alpha=size))
+            length = torch.as_tensor(size, dtype=grad.dtype, device=grad.device)
+            return self.project(torch.addcmul(points, grad.sign(), length.reshape(-1, *[1] * (grad.dim() - 1))))
         room = torch.where(grad > 0, self.upper - points, points - self.lower)
         movable = torch.where(room > 0, grad, torch.zeros_like(grad))  # the budget is not for pixels that cannot move
         step = norms.spread_step(movable.flatten(1), size, self.norm, room.flatten(1), share)

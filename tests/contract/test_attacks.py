@@ -23,8 +23,17 @@ from sparring.attacks import ATTACKS, FGSM, PGD, Attack, parse
 from sparring.errors import InputError, ModelError, UnsupportedError
 
 EPS = {"linf": 0.08, "l2": 0.5, "l1": 1.5, "l0": 3}
-CHEAP = {"steps": 4, "draws": 4, "queries": 40, "iterations": 4, "restarts": 1, "search_steps": 2}
+CHEAP = {
+    "attack": PGD(steps=4),
+    "steps": 4,
+    "draws": 4,
+    "queries": 40,
+    "iterations": 4,
+    "restarts": 1,
+    "search_steps": 2,
+}
 EXTRA = ("fgsm:random_start=true,step=1.25", "pgd:steps=3,restarts=3,loss=margin", "pgd:steps=3,early_stop=false")
+EXTRA += ("apgd:steps=6,restarts=2,loss=dlr,targets=2", "pgd:steps=3+eot:draws=2+grid:repairs=1")
 GOALS = ("untargeted", "targeted")
 
 
@@ -45,7 +54,20 @@ CASES = [
 ]
 NORM_CASES = [pytest.param(a, norm, id=f"{a}-{norm}") for a in instances() for norm in a.threats]
 ALL = [pytest.param(attack, id=str(attack)) for attack in instances()]
-RANDOM = {"random_noise", "pgd"}
+RANDOM = {
+    "apgd",
+    "boundary",
+    "difgsm",
+    "transfer",
+    "hopskipjump",
+    "nes",
+    "pgd",
+    "random_noise",
+    "random_search",
+    "simba",
+    "spsa",
+    "square",
+}
 
 
 def is_random(attack: Attack) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import sparring as sp
 from sparring import losses
-from sparring.attacks import ATTACKS, BIM, FGSM, MIFGSM, PGD, Attack, RandomNoise, parse
+from sparring.attacks import APGD, ATTACKS, BIM, EOT, FGSM, MIFGSM, PGD, Attack, Grid, RandomNoise, Wrapper, parse
 from sparring.errors import InputError, SparringError
 from sparring.goal import Goal
 from sparring.problem import Problem
@@ -38,13 +38,19 @@ class Mine(Attack):
         ("mifgsm:decay=0", MIFGSM(decay=0.0)),
         ("random_noise:draws=1000", RandomNoise(draws=1000)),
         ("sparring.attacks:PGD:steps=3", PGD(steps=3)),
+        ("apgd:loss=dlr,targets=9", APGD(loss="dlr", targets=9)),
+        ("eot", EOT(PGD())),
+        ("pgd+eot", EOT()),
+        ("pgd:steps=3+eot:draws=4", EOT(PGD(steps=3), draws=4)),
+        ("pgd:steps=3 + eot : draws=4 + grid", Grid(EOT(PGD(steps=3), draws=4))),
+        ("random_noise+grid:repairs=0+eot", EOT(Grid(RandomNoise(), repairs=0))),
+        ("pgd:step_size=1e+1+grid", Grid(PGD(step_size=10.0))),
+        ("sparring.attacks:PGD:steps=3+sparring.attacks:EOT:draws=2", EOT(PGD(steps=3), draws=2)),
     ],
 )
 def test_text_becomes_the_attack(text: str, attack: Attack) -> None:
-    try:
-        assert parse(text) == attack
-    except InputError:
-        assert text.startswith(" pgd :"), "only spaces around the name may be refused"
+    assert parse(text) == attack
+    assert parse(str(attack)) == attack
 
 
 @pytest.mark.parametrize(
@@ -54,6 +60,15 @@ def test_text_becomes_the_attack(text: str, attack: Attack) -> None:
         ":",
         "pdg",
         "PGD!",
+        "pgd+",
+        "+eot",
+        "pgd+fgsm",
+        "pgd+eto",
+        "pgd++eot",
+        "pgd+eot:draws=0",
+        "pgd+eot:attack=fgsm",
+        "pgd+grid:repairs=-1",
+        "apgd:targets=-1",
         "pgd:steps",
         "pgd:steps=",
         "pgd:=3",
@@ -208,5 +223,32 @@ def test_attacks_cannot_be_changed_and_have_a_paper() -> None:
         with pytest.raises(AttributeError):
             attack.paper_ = 3  # type: ignore[attr-defined]
         with pytest.raises(TypeError):
-            kind(3)  # hyper-parameters are keyword-only
+            kind(*([PGD()] if issubclass(kind, Wrapper) else []), 3)  # hyper-parameters are keyword-only
     assert issubclass(InputError, SparringError)
+
+
+def test_a_wrapper_shares_what_it_wraps() -> None:
+    assert EOT(RandomNoise()).access == Grid(EOT(RandomNoise())).access == RandomNoise.access
+    assert EOT().access == "gradients" != RandomNoise.access
+    assert Grid(APGD()).threats == APGD().threats
+    assert EOT(PGD(steps=3)) == EOT(PGD(steps=3)) != EOT(PGD(steps=4))
+    for bad in (PGD, "pgd", None):
+        with pytest.raises(InputError, match="pgd"):
+            EOT(bad)
+    with pytest.raises(InputError, match=r"is no wrapper.*eot, grid"):
+        parse("pgd+fgsm")
+    with pytest.raises(InputError, match="did you mean 'eot'"):
+        parse("pgd+eto")
+
+
+def test_a_users_wrapper_is_read_like_ours() -> None:
+    attack = Twice(PGD(steps=3), times=3)
+    assert parse(str(attack)) == attack == parse(f"pgd:steps=3+{Twice.__module__}:Twice:times=3")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Twice(Wrapper):
+    times: int = 2
+
+    def run(self, problem: Problem) -> Tensor:
+        return self.attack.run(problem)

@@ -46,9 +46,9 @@ def test_an_attack_has_a_page(name: str) -> None:
 
 
 def test_the_efforts_are_listed() -> None:
-    for name, attacks in EFFORTS.items():
+    for name, effort in EFFORTS.items():
         assert f"`{name}`" in ATTACK_PAGES["attacks/index.md"]
-        for attack in attacks:
+        for attack in effort.attacks:
             assert f"`{attack}`" in ATTACK_PAGES["attacks/index.md"]
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
+from pathlib import Path
 from types import ModuleType
 
+import pytest
+
 import sparring
-from sparring import attacks
+from sparring import attacks, loading
 
 PUBLIC = [
     "Estimate",
@@ -19,6 +23,8 @@ PUBLIC = [
     "attack_image",
     "attacks",
     "audit",
+    "bpda",
+    "compare_reports",
     "evaluate",
     "load_data",
     "load_image",
@@ -36,12 +42,33 @@ def test_the_public_names() -> None:
 
 def test_nothing_else_is_offered() -> None:
     """A name without an underscore is either promised or a package, which `import sparring` may bring along."""
-    extra = {
-        name
-        for name, thing in vars(sparring).items()
-        if not name.startswith("_") and name not in PUBLIC and not isinstance(thing, ModuleType)
-    }
-    assert extra == set()
+    offered = [name for name in dir(sparring) if not name.startswith("_")]
+    assert [
+        name for name in offered if name not in PUBLIC and not isinstance(getattr(sparring, name), ModuleType)
+    ] == []
+
+
+@pytest.mark.parametrize("package", [sparring, loading], ids=lambda package: package.__name__)
+def test_a_lazy_package_promises_the_same_names_three_times(package: ModuleType) -> None:
+    """In `__all__`, in the table of their homes, and in the imports that only type checkers see."""
+    tree = ast.parse(Path(str(package.__file__)).read_text(encoding="utf-8"))
+    (block,) = [n for n in tree.body if isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING"]
+    imports = [node for node in block.body if isinstance(node, ast.ImportFrom)]
+    seen = {alias.name: node.module for node in imports for alias in node.names}
+    homes = {name: home for home, names in package._HOMES.items() for name in names}
+    packages = {name for name in package.__all__ if isinstance(getattr(package, name), ModuleType)}
+    assert set(package.__all__) == set(seen) == set(homes) | packages
+    for name, home in homes.items():
+        assert f"{package.__name__}.{home}" in (seen[name], (seen[name] or "").rpartition(".")[0]), name
+
+
+def test_a_lazy_package_knows_its_modules_and_nothing_else() -> None:
+    assert sparring.model.OutputAdapter
+    for wrong in ("audti", "_nothing", "PGD"):
+        with pytest.raises(AttributeError, match=wrong):
+            getattr(sparring, wrong)
+    with pytest.raises(ImportError):
+        exec("from sparring import audti")
 
 
 def test_every_attack_of_the_table_can_be_imported_by_its_class_name() -> None:

@@ -98,7 +98,7 @@ def stages() -> tuple[rp.Stage, ...]:
         ("fgsm", 486, 205, 486, 486, 0.04, 0, ()),
         ("apgd:loss=margin,steps=10", 281, 74, 2810, 2810, 0.31, 0, ("step size by cosine schedule",)),
         ("apgd:loss=targeted-dlr,steps=20,restarts=5", 207, 32, 20700, 20700, 2.9, 3, ()),
-        ("square:queries=500", 175, 1, 87500, 0, 5.4, 0, ("no gradient used", "spot check of 60 images")),
+        ("square:queries=500", 60, 1, 30000, 0, 1.9, 0, ("no gradient used",)),
     )
     left, built = 486, []
     for attack, tried, broke, forwards, backwards, seconds, rejected, notes in rows:
@@ -114,6 +114,7 @@ def stages() -> tuple[rp.Stage, ...]:
                 seconds=seconds,
                 rejected=rejected,
                 notes=notes,
+                purpose="a random sample" if "square" in attack else "",
             )
         )
     return tuple(built)
@@ -184,8 +185,46 @@ def findings() -> tuple[rp.Finding, ...]:
             remedy="Look for a non-differentiable or randomised step in the stack and attack it with BPDA or EOT.",
             undermines=True,
             references=(rp.Reference(label="Carlini et al. 2019, section 4", url="https://arxiv.org/abs/1902.06705"),),
+            replay=REPLAY,
         ),
     )
+
+
+REPLAY = """import sparring as sp
+
+model = sp.load_model("digits-cnn")
+images, labels = sp.load_data("digits", n = 500)
+threat = sp.ThreatModel("linf", "16/255")
+
+evaluation = sp.evaluate(model, images[17:18], labels[17:18], threat, attacks=["square:queries=500"], seed=0)
+print(evaluation.records[0])
+"""
+
+
+def changes(count: int, first: int, by: str | None) -> tuple[rp.Changed, ...]:
+    return tuple(
+        rp.Changed(index=i, digest=f"{i:016x}", label=i % 10, broken_by=by) for i in range(first, first + count)
+    )
+
+
+def comparison(**other: Any) -> rp.Comparison:
+    fields: dict[str, Any] = {
+        "old_created": "2025-10-02T11:20:00+00:00",
+        "old_model": "digits-cnn",
+        "old_model_digest": "sha256:77aa00",
+        "differences": ("the model is another one", "attacks: fgsm then, fgsm, square:queries=500 now"),
+        "images": 480,
+        "only_old": 0,
+        "only_new": 20,
+        "relabelled": 0,
+        "old_robust": share(186, 480),
+        "new_robust": share(166, 480),
+        "newly_broken": (*changes(24, 100, "square:queries=500"), *changes(1, 3, None)),
+        "newly_robust": changes(5, 300, "apgd:loss=targeted-dlr,steps=20,restarts=5"),
+        "p_value": 0.00033,
+        "verdict": "Of 480 shared images 25 are newly broken and 5 newly robust: robust accuracy is 4.2 points lower.",
+    }
+    return rp.Comparison(**(fields | other))
 
 
 def classes(count: int = 10, names: Sequence[str] | None = None) -> tuple[rp.ClassRow, ...]:
@@ -260,6 +299,7 @@ def sample(**changes: Any) -> rp.Report:
         "classes": classes(),
         "pictures": gallery,
         "findings": findings(),
+        "comparison": comparison(),
         "gate": rp.Gate(
             fail_under=0.4, passed=False, reason="Robust accuracy 34.8 % is under the pass mark of 40.0 %."
         ),
@@ -285,6 +325,7 @@ def bare(**changes: Any) -> rp.Report:
         "classes": (),
         "pictures": (),
         "findings": (),
+        "comparison": None,
         "gate": None,
         "complete": False,
         "evaluation": evaluation,
@@ -302,6 +343,7 @@ def hostile(text: str = HOSTILE) -> rp.Report:
             "title": text,
             "evidence": text,
             "remedy": text,
+            "replay": text,
             "references": (
                 rp.Reference(label=text, url="javascript:alert(1)"),
                 rp.Reference(label=text, url='https://example.org/"onmouseover="alert(1)'),
@@ -319,6 +361,9 @@ def hostile(text: str = HOSTILE) -> rp.Report:
         attacker=attacker(knowledge=text, norm=text, mask=text, attacks=(text,), queries=text, eps_text=text),
         evaluation=base.evaluation.model_copy(update={"stages": (stage,)}),
         findings=(finding,),
+        comparison=comparison(
+            old_created=text, old_model=text, differences=(text,), verdict=text, newly_broken=changes(1, 0, text)
+        ),
         curves=(rp.Curve(attack=text, norm=text, points=(point,)), rp.Curve(attack="$x^", norm="l2", points=(point,))),
         cost=rp.CostCurve(unit=text, points=(rp.CostPoint(cost=0, broken=0.5),)),
         classes=classes(3, [text, "日本語のクラス", "e\u0301" * 200]),
@@ -348,6 +393,7 @@ def photos() -> rp.Report:
             for i in range(3)
         ),
         findings=(),
+        comparison=None,
         gate=rp.Gate(fail_under=0.3, passed=True, reason="Robust accuracy 34.8 % meets the pass mark of 30.0 %."),
         curves=(curve("apgd", 0.4), *(curve(f"attack-{i}", 0.1 * i, norm="l2") for i in range(7))),
     )

@@ -30,7 +30,7 @@ LABELS[::10] = (LABELS[::10] + 1) % 3
 
 @pytest.fixture
 def chunks_of_16(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(task, "chunk_size", lambda numbers: 16)
+    monkeypatch.setattr(task, "chunk_size", lambda *_: 16)
 
 
 def run(**changes: Any) -> Evaluation:

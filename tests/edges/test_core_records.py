@@ -44,7 +44,7 @@ class Model:
 
 @pytest.fixture(autouse=True)
 def chunks_of_8(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(task, "chunk_size", lambda numbers: 8)
+    monkeypatch.setattr(task, "chunk_size", lambda *_: 8)
 
 
 def run(out: Path | None, model: Any = None, **changes: Any) -> Evaluation:
@@ -79,7 +79,7 @@ def shards(out: Path) -> list[Path]:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(task, "chunk_size", lambda numbers: 8)
+        patch.setattr(task, "chunk_size", lambda *_: 8)
         out = tmp_path_factory.mktemp("finished")
         found = run(out)
         assert {r.broken_by for r in found.records} >= {None, "fgsm"}

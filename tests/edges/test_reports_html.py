@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import re
 from collections import Counter
+from html import unescape
 from html.parser import HTMLParser
 
 import matplotlib
@@ -165,7 +166,7 @@ def test_the_head_says_what_matters(pages) -> None:
         "n\u00a0=\u00a0500",
         "Gate failed",
         wording.CAUTION,
-        "at most 4.9\u00a0% could still be broken",
+        "at most 4.9 points of robust accuracy may have been missed",
         "174 still right",
     ):
         assert words.replace("\u00a0", " ") in page.text.replace("\u00a0", " "), words
@@ -183,6 +184,45 @@ def test_findings_come_sorted_with_code_evidence_remedy_and_references(pages) ->
         "https://arxiv.org/abs/1802.00420",
         "https://example.org/docs/threat",
     }
+
+
+def test_a_finding_shows_its_script_letter_by_letter(pages) -> None:
+    source, _ = pages["sample"]
+    (script,) = re.findall(r"<pre[^>]*>(.*?)</pre>", source, re.DOTALL)
+    assert unescape(script) == factory.REPLAY
+    assert source.count("<details>") == 1
+
+
+def test_the_comparison_names_the_images(pages) -> None:
+    _, page = pages["sample"]
+    for words in (
+        factory.comparison().verdict,
+        "attacks: fgsm then, fgsm, square:queries=500 now",
+        "480 images matched by content. Left out: 20 only here.",
+        "Newly broken: 25 images, the first 20; the JSON report names all",
+        "Newly robust: 5 images",
+        "0000000000000064",
+    ):
+        assert words in page.text.replace("\u00a0", " "), words
+    assert "Compared with the baseline" not in pages["photos"][1].text
+
+
+def test_a_targeted_audit_speaks_of_the_chosen_class() -> None:
+    base = factory.sample()
+    report = factory.sample(evaluation=base.evaluation.model_copy(update={"targeted": True}))
+    text = Page(html.render(report)).text
+    assert "312 turned into the chosen class" in text
+    assert "reached the chosen class" in text
+    assert "still right after" not in text
+
+
+def test_what_is_missing_is_said_as_it_is() -> None:
+    base = factory.sample()
+    checked = Page(html.render(factory.sample(complete=False))).text
+    assert "Every attack ran on every image" in checked
+    stopped = base.evaluation.model_copy(update={"complete": False})
+    broken_off = Page(html.render(factory.sample(complete=False, evaluation=stopped))).text
+    assert "attacks that are missing could lower" in broken_off
 
 
 def test_an_empty_report_says_so(pages) -> None:

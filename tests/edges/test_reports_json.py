@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import io
 import json
 from pathlib import Path
@@ -102,6 +103,21 @@ def test_every_renderer_takes_every_report(report: rp.Report) -> None:
     terminal.render(report, Console(file=io.StringIO(), width=80))
 
 
+def test_every_record_is_one_line() -> None:
+    report = factory.sample()
+    lines = as_json.render(report).splitlines()
+    rows = [line for line in lines if line.startswith('      {"index":')]
+    assert len(rows) == len(report.evaluation.records)
+    assert json.loads(rows[-1].rstrip(",")) == dataclasses.asdict(report.evaluation.records[-1])
+    large = factory.sample(evaluation=report.evaluation.model_copy(update={"records": factory.records(0, 20_000, 0)}))
+    assert len(as_json.render(large)) < 200 * 20_000
+
+
+def test_the_empty_list_is_only_replaced_where_the_records_are() -> None:
+    report = factory.sample(headline='"records": []', effort='\\"records": []')
+    assert rp.load_report(as_json.render(report)) == report
+
+
 def test_half_a_surrogate_pair_does_not_lose_the_report() -> None:
     report = factory.sample(headline="from \udcff a file name")
     again = rp.load_report(as_json.render(report))
@@ -125,7 +141,7 @@ def test_an_unknown_suffix_names_the_known_ones(tmp_path: Path) -> None:
 
 def test_the_room_reads_plain_results_only() -> None:
     """Nothing of sparring but the report itself and how a budget is written, and nothing that computes."""
-    allowed = ("sparring.auditing.report", "sparring.reports", "sparring.threat")
+    allowed = ("sparring.auditing.report", "sparring.reports", "sparring.budget")
     for path in ROOM.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []

@@ -49,6 +49,11 @@ def test_an_unfinished_audit_is_an_error_and_no_gate_is_skipped() -> None:
     assert outcome(element, "gate") == ["skipped"]
 
 
+def test_a_finding_brings_its_script() -> None:
+    (failure,) = [f for f in suite(factory.sample()).iter("failure") if f.get("message", "").startswith("A black-box")]
+    assert factory.REPLAY.rstrip() in (failure.text or "")
+
+
 def test_a_gate_that_was_met_passes() -> None:
     assert outcome(suite(factory.photos()), "gate") == ["system-out"]
 
@@ -66,6 +71,8 @@ def test_the_numbers_are_properties() -> None:
     assert float(values["robust_accuracy.value"]) == 0.348
     assert values["robust_accuracy.n"] == "500"
     assert values["believable"] == "false"
+    assert values["missed_bound"] == "0.049"
+    assert values["baseline"] == factory.comparison().verdict
     assert {p.get("value") for p in suite(factory.bare()).iter("property")} >= {"unknown, n = 0"}
 
 

@@ -104,3 +104,13 @@ def test_the_numbers_are_in_the_property_bag() -> None:
     assert bag["robustAccuracy"]["value"] == 0.348
     assert bag["robustAccuracy"]["text"] == "34.8 % [30.8, 39.1], n = 500"
     assert bag["believable"] is False
+
+
+def test_a_result_brings_its_script_and_the_run_the_baseline() -> None:
+    document = run(factory.sample())
+    results = {r["ruleId"]: r for r in document["results"]}
+    assert results["black-box-beats-white-box"]["properties"] == {"replay": factory.REPLAY}
+    assert "properties" not in results["small-sample"]
+    assert document["properties"]["missedBound"] == 0.049
+    assert document["properties"]["baseline"]["newlyBroken"] == 25
+    assert run(factory.bare())["properties"]["baseline"] is None

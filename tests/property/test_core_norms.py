@@ -238,6 +238,41 @@ def test_uniform_ball_samples_have_the_right_radii() -> None:
         assert abs(drawn.mean()) < 0.1
 
 
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_nothing_is_drawn_for_coordinates_without_room(norm: str) -> None:
+    """With k of d coordinates free the draw is uniform in the k-dimensional ball: ‖delta/eps‖^k is uniform."""
+    from scipy.stats import kstest
+
+    images = torch.arange(400).float().view(400, 1, 1).expand(400, 1, 40) / 400
+    free = torch.arange(40) % 8 == 0
+    box = torch.where(free, 10.0, 0.0).expand(400, 40)
+    drawn = norms.sample(Streams(3, norm, digests(images)), 2.0, norm, -box, box)
+    assert not bool(drawn[:, ~free].any())
+    ranks = (measured(drawn, norm) / 2.0) ** int(free.sum())
+    assert kstest(ranks, "uniform").pvalue > 0.001
+    assert (drawn[:, free].abs().mean(0) > 0.3).all()
+    assert abs(drawn[:, free].mean()) < 0.1
+
+
+@SLOW
+@given(problems(), st.integers(0, 3))
+def test_a_sample_is_feasible_and_owes_nothing_to_its_company(
+    problem: tuple[Tensor, float, str, Tensor, Tensor], stuck: int
+) -> None:
+    """Also where no coordinate may move, and whatever room the neighbours in the batch have."""
+    _, eps, norm, lo, hi = problem
+    if stuck == 0:
+        lo, hi = torch.zeros_like(lo), torch.zeros_like(hi)
+    images = pictures(3, 1, lo.shape[1])
+    wide = torch.full_like(lo, 5.0)
+    together = Streams(5, norm, digests(images)), torch.cat([-wide, lo, -wide]), torch.cat([wide, hi, 0 * wide])
+    alone = Streams(5, norm, digests(images[1:2])), lo, hi
+    for _ in range(2):
+        drawn = norms.sample(together[0], eps, norm, *together[1:])
+        assert feasible(drawn[1:2], eps, norm, lo, hi, 1e-6)
+        assert torch.equal(drawn[1:2], norms.sample(alone[0], eps, norm, *alone[1:]))
+
+
 def test_streams_do_not_depend_on_company() -> None:
     images = pictures(6, 1, 3, 3)
     whole = Streams(7, "x", digests(images))

@@ -14,7 +14,7 @@ from tests.helpers_core import NORMS, pictures
 import sparring as sp
 from sparring.attacks import BIM, FGSM, MIFGSM, PGD, RandomNoise, parse
 from sparring.errors import InputError
-from sparring.threat import parse_number
+from sparring.budget import parse_number
 
 QUICK = settings(max_examples=80, deadline=None, derandomize=True, database=None)
 

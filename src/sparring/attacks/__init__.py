@@ -1,12 +1,31 @@
 """The attacks: one paper per file, and the table that text, tests, documentation and pages read."""
 
+from sparring.attacks.apgd import APGD
 from sparring.attacks.base import Attack
 from sparring.attacks.bim import BIM
+from sparring.attacks.boundary import Boundary
+from sparring.attacks.difgsm import DIFGSM
+from sparring.attacks.expectation import EOT
 from sparring.attacks.fgsm import FGSM
+from sparring.attacks.grid import Grid, survives_8bit
+from sparring.attacks.hopskipjump import HopSkipJump
 from sparring.attacks.mifgsm import MIFGSM
+from sparring.attacks.multitargeted import MultiTargeted
+from sparring.attacks.nes import NES
+from sparring.attacks.nifgsm import NIFGSM
+from sparring.attacks.patch import PatchAttack
 from sparring.attacks.pgd import PGD
 from sparring.attacks.random_noise import RandomNoise
+from sparring.attacks.random_search import RandomSearch
+from sparring.attacks.simba import SimBA
+from sparring.attacks.spatial import WorstOf
 from sparring.attacks.spec import format_attack, parse_attack
+from sparring.attacks.spsa import SPSA
+from sparring.attacks.square import Square
+from sparring.attacks.tifgsm import TIFGSM
+from sparring.attacks.transfer import TransferFGSM
+from sparring.attacks.universal import UniversalPerturbation, universal_perturbation
+from sparring.attacks.wrapper import Wrapper
 
 ATTACKS: dict[str, type[Attack]] = {
     "random_noise": RandomNoise,
@@ -14,6 +33,23 @@ ATTACKS: dict[str, type[Attack]] = {
     "bim": BIM,
     "pgd": PGD,
     "mifgsm": MIFGSM,
+    "apgd": APGD,
+    "nifgsm": NIFGSM,
+    "difgsm": DIFGSM,
+    "tifgsm": TIFGSM,
+    "transfer": TransferFGSM,
+    "eot": EOT,
+    "grid": Grid,
+    "multi_targeted": MultiTargeted,
+    "square": Square,
+    "patch": PatchAttack,
+    "worst_of": WorstOf,
+    "nes": NES,
+    "spsa": SPSA,
+    "simba": SimBA,
+    "random_search": RandomSearch,
+    "hopskipjump": HopSkipJump,
+    "boundary": Boundary,
 }
 """Name to class. A new attack is one new file and one line here."""
 
@@ -27,4 +63,35 @@ def parse(text: str) -> Attack:
     return parse_attack(text, ATTACKS)
 
 
-__all__ = ["ATTACKS", "BIM", "FGSM", "MIFGSM", "PGD", "Attack", "RandomNoise", "format_attack", "parse"]
+__all__ = [
+    "APGD",
+    "ATTACKS",
+    "BIM",
+    "DIFGSM",
+    "EOT",
+    "FGSM",
+    "MIFGSM",
+    "NES",
+    "NIFGSM",
+    "PGD",
+    "SPSA",
+    "TIFGSM",
+    "Attack",
+    "Boundary",
+    "Grid",
+    "HopSkipJump",
+    "MultiTargeted",
+    "PatchAttack",
+    "RandomNoise",
+    "RandomSearch",
+    "SimBA",
+    "Square",
+    "TransferFGSM",
+    "UniversalPerturbation",
+    "WorstOf",
+    "Wrapper",
+    "format_attack",
+    "parse",
+    "survives_8bit",
+    "universal_perturbation",
+]

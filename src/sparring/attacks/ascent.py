@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from sparring.attacks.outlook import Outlook
 from sparring.losses import Loss
 from sparring.problem import Problem
 from sparring.threat import ThreatModel
@@ -50,10 +51,13 @@ def ascend(
     With `leap` the first step is the exact steepest step of the whole budget: `points` must be the images then.
 
     Every iterate is offered to `best`, the last one too. With `momentum`, gradients are accumulated after each is
-    divided by its mean absolute value (Dong et al. 2018). Images solved by more than rounding leave at once.
+    divided by its mean absolute value (Dong et al. 2018). With `leave_early`, images solved by more than rounding
+    leave at once, and in linf and l2 so do those that the remaining steps cannot solve (`Outlook`).
     """
     velocity: Tensor | None = None
-    for size in step_sizes:
+    outlook = Outlook(step_sizes)
+    given_up: list[Tensor] = []
+    for step, size in enumerate(step_sizes):
         at = problem.gradient(points, loss)
         best.offer(rows, points, problem.goal.is_met(at.logits), at.values)
         grad = at.grad
@@ -61,12 +65,16 @@ def ascend(
             scale = grad.flatten(1).abs().mean(1).clamp_min(1e-30).view(-1, *[1] * (grad.dim() - 1))
             grad = grad / scale if velocity is None else momentum * velocity + grad / scale
         if leave_early:
-            solved = problem.solved(at.logits)
-            if bool(solved.any()):
-                keep = ~solved
+            keep = ~problem.solved(at.logits)
+            if problem.threat.norm in ("linf", "l2"):
+                hopeless = keep & outlook.hopeless(step, problem.shortfalls(at.logits))
+                given_up.append(rows[hopeless])
+                keep &= ~hopeless
+            if not bool(keep.all()):
                 problem, points, grad, rows = problem.select(keep), points[keep], grad[keep], rows[keep]
+                outlook.select(keep)
                 if len(rows) == 0:
-                    return rows
+                    return torch.cat([rows, *given_up]).sort().values
         if leap and velocity is None:
             points = problem.region.project(points + problem.region.steepest_step(grad))
         else:
@@ -74,7 +82,7 @@ def ascend(
         velocity = grad
     logits = problem.logits(points)
     best.offer(rows, points, problem.goal.is_met(logits), problem.loss_values(logits, loss))
-    return rows[~problem.solved(logits)]
+    return torch.cat([rows[~problem.solved(logits)], *given_up]).sort().values
 
 
 SCHEDULES: dict[str, Callable[[float], float]] = {

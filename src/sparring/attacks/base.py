@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
@@ -14,12 +14,13 @@ from torch import Tensor
 
 from sparring import norms
 from sparring.batching import plan
-from sparring.errors import InputError, UnsupportedError
+from sparring.black_box import ACCESS, access_of
+from sparring.errors import InputError, UnsupportedError, unknown
 from sparring.goal import Goal, Targeted, Untargeted
-from sparring.model import Model, frozen_eval
+from sparring.model import Model, device_of, frozen_eval
 from sparring.problem import Problem, check_images
 from sparring.rng import Streams, base_seed, digests
-from sparring.threat import ThreatModel
+from sparring.threat import Threat
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +34,7 @@ class Attack(ABC):
     access: ClassVar[str] = "gradients"
     """What it needs of the model: "gradients", "logits" or "labels"."""
     threats: ClassVar[tuple[str, ...]] = norms.NORMS
-    """The norms it works in."""
+    """The norms, or other kinds of threat, it works in."""
     paper: ClassVar[str] = ""
 
     def __call__(
@@ -41,7 +42,7 @@ class Attack(ABC):
         model: Model,
         images: Tensor,
         goal: Goal,
-        threat: ThreatModel,
+        threat: Threat,
         *,
         generator: torch.Generator | None = None,
     ) -> Tensor:
@@ -57,12 +58,26 @@ class Attack(ABC):
     def run(self, problem: Problem) -> Tensor:
         """Candidates (N, C, H, W) for the images of `problem`, all inside its region."""
 
-    def check_threat(self, threat: ThreatModel) -> None:
+    def check_threat(self, threat: Threat) -> None:
         """Raise `UnsupportedError` if this attack does not work in the threat's norm."""
         if threat.norm not in self.threats:
             raise UnsupportedError(
                 f"{type(self).__name__} works in {', '.join(self.threats)}, not in {threat.norm}: choose another attack"
             )
+
+    def check_access(self, model: Model, threat: Threat) -> None:
+        """Raise `UnsupportedError`, naming attacks that would do, if `model` shows less than this attack needs."""
+        shown = access_of(model)
+        if shown == "gradients" or self.access in ACCESS[: ACCESS.index(shown) + 1]:
+            return
+        from sparring.attacks import ATTACKS
+
+        enough = ACCESS[: ACCESS.index(shown) + 1]
+        usable = [name for name, kind in ATTACKS.items() if kind.access in enough and threat.norm in kind.threats]
+        raise UnsupportedError(
+            f"{self} needs {self.access}, but the model was declared to show only {shown}; in {threat.norm} "
+            f"these need no more: {', '.join(usable) or 'none that sparring knows'}"
+        )
 
     def __str__(self) -> str:
         """The form that the command line reads: `pgd:steps=40,restarts=5`."""
@@ -73,17 +88,29 @@ class Attack(ABC):
 
 @contextmanager
 def opened(
-    attack: Attack, model: Model, images: Tensor, goal: Goal, threat: ThreatModel, generator: torch.Generator | None
+    attack: Attack, model: Model, images: Tensor, goal: Goal, threat: Threat, generator: torch.Generator | None
 ) -> Iterator[Problem]:
     """The checked problem of a direct call, with the model frozen while the block runs."""
     check_images(images, threat.bounds)
     check_goal(goal, len(images))
     attack.check_threat(threat)
+    attack.check_access(model, threat)
     streams = Streams(base_seed(generator), str(attack), digests(images))
-    images = images.detach()
+    images, goal = images.detach(), goal.to(images.device)
+    check_device(model, images)
     how = plan(model, images)
     with frozen_eval(model), how.running():
         yield Problem.build(model, images, goal, threat, streams, how)
+
+
+def check_device(model: Model, images: Tensor) -> None:
+    """Raise `InputError` unless images and model are in one place: a direct call moves nothing but the goal."""
+    there = device_of(model, images)
+    if there != images.device:
+        raise InputError(
+            f"the images are on {images.device}, the model is on {there}: pass images.to({str(there)!r}), or let "
+            "sparring.evaluate move them piece by piece"
+        )
 
 
 def check_goal(goal: Goal, n: int) -> None:
@@ -103,3 +130,16 @@ def at_least(name: str, value: float, low: float, *, whole: bool = False) -> Non
     if not right_type or not low <= value < math.inf:
         kind = "a whole number" if whole else "a number"
         raise InputError(f"{name} must be {kind} >= {low:g}, got {value!r}")
+
+
+def checked_flag(name: str, value: object) -> None:
+    """Raise `InputError` unless `value` is True or False: the text "no" would otherwise count as true."""
+    if not isinstance(value, bool):
+        raise InputError(f"{name} must be True or False, got {value!r}")
+
+
+def checked_choice(name: str, value: object, choices: Iterable[str]) -> None:
+    """Raise `InputError`, naming the nearest, unless `value` is one of `choices`."""
+    known = list(choices)
+    if not isinstance(value, str) or value not in known:
+        raise InputError(unknown(name, value, known))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sparring import losses
 from sparring.attacks.ascent import climb_once
-from sparring.attacks.base import Attack, at_least
+from sparring.attacks.base import Attack, at_least, checked_flag
 from sparring.losses import Loss
 from sparring.problem import Problem
 
@@ -31,6 +31,7 @@ class BIM(Attack):
     def __post_init__(self) -> None:
         losses.checked(self.loss)
         at_least("steps", self.steps, 1, whole=True)
+        checked_flag("early_stop", self.early_stop)
         if self.step_size is not None:
             at_least("step_size", self.step_size, 0)
 

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from sparring import losses
-from sparring.attacks.base import Attack, at_least
-from sparring.errors import InputError, unknown
+from sparring.attacks.base import Attack, at_least, checked_choice, checked_flag
+from sparring.errors import InputError
 from sparring.goal import Goal, Targeted
 from sparring.losses import Loss
 from sparring.problem import Problem
@@ -41,8 +41,8 @@ class FGSM(Attack):
     def __post_init__(self) -> None:
         losses.checked(self.loss)
         at_least("step", self.step, 0)
-        if self.aim not in AIMS:
-            raise InputError(unknown("aim", self.aim, list(AIMS)))
+        checked_choice("aim", self.aim, AIMS)
+        checked_flag("random_start", self.random_start)
 
     def run(self, problem: Problem) -> Tensor:
         """One step per image; the image itself where the gradient is zero."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sparring import losses
 from sparring.attacks.ascent import climb_once
-from sparring.attacks.base import Attack, at_least
+from sparring.attacks.base import Attack, at_least, checked_flag
 from sparring.losses import Loss
 from sparring.problem import Problem
 
@@ -34,6 +34,7 @@ class MIFGSM(Attack):
         losses.checked(self.loss)
         at_least("steps", self.steps, 1, whole=True)
         at_least("decay", self.decay, 0)
+        checked_flag("early_stop", self.early_stop)
         if self.step_size is not None:
             at_least("step_size", self.step_size, 0)
 

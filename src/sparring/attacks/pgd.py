@@ -10,8 +10,8 @@ from torch import Tensor
 
 from sparring import losses
 from sparring.attacks.ascent import SCHEDULES, Best, ascend, default_step_size, step_schedule
-from sparring.attacks.base import Attack, at_least
-from sparring.errors import InputError, unknown
+from sparring.attacks.base import Attack, at_least, checked_choice, checked_flag
+from sparring.errors import InputError
 from sparring.losses import Loss
 from sparring.problem import Problem
 
@@ -23,7 +23,9 @@ class PGD(Attack):
     Returns the best iterate per image, not the last. steps: gradients per restart. step_size: in image units; None for
     eps where the schedule shrinks it, 2.5·eps/steps (the paper's rule) where it is constant. restarts: independent
     random starts; only unsolved images start again. schedule: "constant", "linear" or "cosine"; None for cosine, or
-    constant where a step_size is given. early_stop: solved images leave at once; without it the loss goes on growing.
+    constant where a step_size is given.
+    early_stop: solved images leave at once, and so do images whose margin, at five times its recent pace, cannot reach
+    zero in the steps that remain (linf, l2); without it every image gets every step.
     In l1 and l0 the first restart begins at the image with the exact steepest step (a random start there spends the
     few changes at random), and l1 steps are sparse (SLIDE, Tramèr & Boneh 2019, arXiv:1904.13000).
     """
@@ -44,8 +46,10 @@ class PGD(Attack):
         at_least("restarts", self.restarts, 1, whole=True)
         if self.step_size is not None:
             at_least("step_size", self.step_size, 0)
-        if self.schedule is not None and self.schedule not in SCHEDULES:
-            raise InputError(unknown("schedule", self.schedule, list(SCHEDULES)))
+        if self.schedule is not None:
+            checked_choice("schedule", self.schedule, SCHEDULES)
+        checked_flag("random_start", self.random_start)
+        checked_flag("early_stop", self.early_stop)
         if self.restarts > 1 and not self.random_start:
             raise InputError("restarts > 1 without random_start repeat the same run: set random_start=True")
 

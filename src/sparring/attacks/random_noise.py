@@ -20,7 +20,7 @@ class RandomNoise(Attack):
     draws: forward passes per image; images that fall leave at once.
     """
 
-    access: ClassVar[str] = "logits"
+    access: ClassVar[str] = "labels"
     paper: ClassVar[str] = "Carlini et al., On Evaluating Adversarial Robustness, 2019 (arXiv:1902.06705), as a check"
 
     draws: int = 10

@@ -1,28 +1,36 @@
-"""Text to attack and back: `pgd:steps=40,restarts=5`, or a user's own `package.module:Class:steps=40`."""
+"""Text to attack and back: `pgd:steps=40,restarts=5`, or a user's own `package.module:Class:steps=40`.
+
+Wrappers follow after a plus, the innermost first: `pgd:steps=40+eot:draws=16+grid` is
+`Grid(EOT(PGD(steps=40), draws=16))`. A plus before a digit belongs to a number (`1e+3`). Nothing needs brackets,
+nor quotes in a shell.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import importlib
 import inspect
+import re
 from typing import Any, get_args, get_type_hints
 
 from sparring.attacks.base import Attack
+from sparring.attacks.wrapper import Wrapper
+from sparring.budget import parse_number
 from sparring.errors import InputError, unknown
-from sparring.threat import parse_number
 
 
 def parse_attack(text: str, table: dict[str, type[Attack]]) -> Attack:
-    """Build an attack from its text form. Raises `InputError` naming the unknown attack or parameter."""
-    name, _, rest = text.strip().partition(":")
-    class_name, _, parameters = rest.partition(":")
-    if name in table:
-        kind = table[name]
-    elif class_name.strip().isidentifier():
-        kind, rest = _imported(name, class_name.strip()), parameters
-    else:
-        raise InputError(unknown("attack", name, list(table)))
-    return kind(**_parameters(kind, rest))
+    """Build an attack from its text form. Raises `InputError` naming the unknown attack, wrapper or parameter."""
+    first, *rest = re.split(r"\+(?!\d)", text)
+    kind, parameters = _kind(first, table)
+    attack = kind(**_parameters(kind, parameters))
+    for part in rest:
+        kind, parameters = _kind(part, table)
+        if not issubclass(kind, Wrapper):
+            known = [name for name, entry in table.items() if issubclass(entry, Wrapper)]
+            raise InputError(f"{part.strip()!r} is no wrapper, so it cannot follow a plus: use {', '.join(known)}")
+        attack = kind(attack, **_parameters(kind, parameters))
+    return attack
 
 
 def format_attack(attack: Attack) -> str:
@@ -32,12 +40,14 @@ def format_attack(attack: Attack) -> str:
     kind = type(attack)
     names = [name for name, known in ATTACKS.items() if known is kind]
     name = names[0] if names else f"{kind.__module__}:{kind.__qualname__}"
+    values = {field: getattr(attack, field.name) for field in dataclasses.fields(attack)}
+    inner = [format_attack(value) for value in values.values() if isinstance(value, Attack)]
     changed = [
-        f"{field.name}={_text(getattr(attack, field.name))}"
-        for field in dataclasses.fields(attack)
-        if getattr(attack, field.name) != field.default
+        f"{field.name}={_text(value)}"
+        for field, value in values.items()
+        if value != field.default and not isinstance(value, Attack)
     ]
-    return f"{name}:{','.join(changed)}" if changed else name
+    return "+".join([*inner, f"{name}:{','.join(changed)}" if changed else name])
 
 
 def _text(value: object) -> str:
@@ -50,9 +60,21 @@ def _text(value: object) -> str:
     return str(value)
 
 
+def _kind(text: str, table: dict[str, type[Attack]]) -> tuple[type[Attack], str]:
+    """The class that a text form names, and the text of its parameters."""
+    name, _, rest = text.partition(":")
+    name = name.strip()
+    class_name, _, parameters = rest.partition(":")
+    if name in table:
+        return table[name], rest
+    if class_name.strip().isidentifier():
+        return _imported(name, class_name.strip()), parameters
+    raise InputError(unknown("attack", name, list(table)))
+
+
 def _parameters(kind: type[Attack], text: str) -> dict[str, Any]:
-    fields = [field.name for field in dataclasses.fields(kind)]
     hints = get_type_hints(kind)
+    fields = [field.name for field in dataclasses.fields(kind) if hints[field.name] is not Attack]
     values: dict[str, Any] = {}
     for item in filter(None, (part.strip() for part in text.split(","))):
         name, separator, value = (part.strip() for part in item.partition("="))

@@ -4,30 +4,28 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from sparring.attacks import FGSM, Attack, RandomNoise
-from sparring.auditing import checks
-from sparring.auditing.compose import Draft, Request, compose
+from sparring.attacks import Attack
+from sparring.auditing import checks, curves
+from sparring.auditing.compose import Draft, compose
 from sparring.auditing.findings import FINDINGS
 from sparring.auditing.pictures import first_broken
 from sparring.auditing.preflight import Preflight, preflight
-from sparring.auditing.report import Curve, CurvePoint, Interval, Report
+from sparring.auditing.report import Finding, Report
+from sparring.auditing.request import Request, sample
+from sparring.black_box import BlackBox
 from sparring.errors import InputError
-from sparring.evaluation import EvaluationInterrupted, Progress, evaluate, robustness_curve
-from sparring.evaluation.effort import chosen_attacks
+from sparring.evaluation import EvaluationInterrupted, Progress
+from sparring.evaluation.effort import chosen_plan
 from sparring.evaluation.task import Images, Subset, checked_task
-from sparring.model import Model, device_of, model_name
-from sparring.threat import ThreatModel
+from sparring.model import Model, model_name
+from sparring.threat import Threat, ThreatModel
 
 PREFLIGHT_SAMPLE = 256
-CURVE_SAMPLE = 500
-CURVE_STEPS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
-"""Multiples of eps at which the curves are measured."""
 
 
 class AuditInterrupted(KeyboardInterrupt):
@@ -42,7 +40,7 @@ def audit(
     model: Model,
     images: Images,
     labels: Tensor,
-    threat: ThreatModel,
+    threat: Threat,
     *,
     effort: str = "standard",
     attacks: Sequence[Attack | str] | None = None,
@@ -51,9 +49,11 @@ def audit(
     batch_size: int | None = None,
     out: str | Path | None = None,
     fail_under: float | None = None,
+    baseline: Report | None = None,
     class_names: Sequence[str] | None = None,
     model_label: str | None = None,
     data_label: str = "images in memory",
+    setup: str | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Report:
     """The whole red-team exercise on `model` with `images` (N, C, H, W) and `labels` (N,), as a report.
@@ -61,27 +61,32 @@ def audit(
     Preflight checks, evaluation (see `sparring.evaluate` for effort, attacks, targets, seed, batch_size and out),
     accuracy-against-epsilon curves, checks for a blind attack, per-class table, pictures. fail_under: the gate fails
     when the lower end of the robust accuracy's interval is below it, or when an unresolved finding says that the number
-    can't be believed. class_names, model_label, data_label: how the report speaks of them.
+    can't be believed. baseline: an older report, with which this one is compared image by image. class_names,
+    model_label, data_label: how the report speaks of them. setup: lines of Python that define model, images and labels
+    (targets, mask); the scripts that replay the findings begin with them.
 
-    Raises what `evaluate` raises, and `AuditInterrupted` (with the report so far) on Ctrl-C.
+    Raises what `evaluate` raises, and `AuditInterrupted` (with the report so far) on Ctrl-C; with `out` a second call
+    goes on from there, curves and checks included.
     """
-    if fail_under is not None and not 0 <= fail_under <= 1:
-        raise InputError(f"fail_under must be a share between 0 and 1, got {fail_under!r}")
+    _check_gate(fail_under)
+    if baseline is not None and not isinstance(baseline, Report):
+        raise InputError(f"baseline must be a Report (load_report reads one), got {type(baseline).__name__}")
     started = time.perf_counter()
     task = checked_task(model, images, labels, targets, threat, seed, batch_size)
     with task.plan.running():
-        sample = _sample(len(task.labels), PREFLIGHT_SAMPLE, seed)
-        looked_at = Subset(images, sample)[0 : len(sample)].to(device_of(model))
-        known = task.labels[torch.tensor(sample)].to(looked_at.device)
+        chosen = sample(len(task.labels), PREFLIGHT_SAMPLE, seed)
+        looked_at = Subset(images, chosen)[0 : len(chosen)].to(task.device)
+        known = task.labels[torch.tensor(chosen)].to(looked_at.device)
         ready = preflight(model, looked_at, known, threat.bounds, min(64, task.plan.batch_size))
         request = Request(
-            model=ready.model,
+            model=ready.model if ready.differentiable or attacks is not None else BlackBox(ready.model),
             images=images,
             labels=task.labels,
             threat=threat,
-            attacks=_attacks(attacks, effort, ready.differentiable),
+            attacks=chosen_plan(attacks, effort)[1],
+            named=attacks is not None,
             targets=task.targets,
-            effort=effort if attacks is None else "named attacks",
+            effort=effort,
             seed=seed,
             batch_size=batch_size,
             out=None if out is None else Path(out),
@@ -89,132 +94,75 @@ def audit(
             class_names=None if class_names is None else tuple(class_names),
             model_name=model_label or model_name(model),
             data_name=data_label,
+            setup=setup,
+            adapted=ready.adapted,
+            baseline=baseline,
             progress=progress,
         )
-        draft, interrupted = _investigate(request, ready)
+        draft = _investigate(request, ready)
         report = compose(request, draft, started, ready.classes)
-    if interrupted:
+    if not draft.complete:
         raise AuditInterrupted(report)
     return report
 
 
-def _investigate(request: Request, ready: Preflight) -> tuple[Draft, bool]:
+def _check_gate(fail_under: object) -> None:
+    number = isinstance(fail_under, (int, float)) and not isinstance(fail_under, bool)
+    if fail_under is not None and not (number and 0 <= fail_under <= 1):  # type: ignore[operator]
+        raise InputError(f"fail_under must be a number between 0 and 1, got {fail_under!r}")
+
+
+def _investigate(request: Request, ready: Preflight) -> Draft:
     try:
-        evaluation = evaluate(
-            request.model,
-            request.images,
-            request.labels,
-            request.threat,
-            attacks=request.attacks,
-            targets=request.targets,
-            seed=request.seed,
-            batch_size=request.batch_size,
-            out=request.out,
-            progress=request.progress,
-        )
+        evaluation = request.evaluated()
     except EvaluationInterrupted as stop:
-        draft = Draft(stop.evaluation, list(ready.findings))
-        _conclude(request, draft)
-        return draft, True
+        evaluation = stop.evaluation
     draft = Draft(evaluation, list(ready.findings))
-    try:
-        if request.targets is None:
-            _curves(request, draft, ready.differentiable)
-        if ready.differentiable and request.targets is None:
-            draft.findings += checks.weaker_beats_stronger(
-                request.model, request.images, request.labels, evaluation, request.attacks, request.batch_size
-            )
-            draft.findings += checks.unbounded(
-                request.model, request.images, request.labels, evaluation, request.batch_size
-            )
-        draft.findings += checks.stronger_curve(draft.curves, evaluation)
-        if request.targets is not None:
-            draft.findings.append(FINDINGS["targeted-unchecked"].found("targets were given"))
-        draft.complete = True
-    except KeyboardInterrupt:
-        _conclude(request, draft)
-        return draft, True
-    _conclude(request, draft)
-    return draft, False
-
-
-def _conclude(request: Request, draft: Draft) -> None:
-    draft.pictures = first_broken(request.model, request.images, draft.evaluation, request.class_names)
-    draft.findings += checks.evasion(draft.evaluation) + checks.from_stages(draft.evaluation)
+    if evaluation.complete:
+        try:
+            _look_closer(request, ready, draft)
+            draft.complete = True
+        except KeyboardInterrupt:
+            pass  # what is missing is told as a finding
+    draft.pictures = first_broken(request.model, request.images, evaluation, request.class_names)
+    draft.findings += checks.evasion(evaluation) + checks.from_stages(evaluation)
     if not draft.complete:
-        done = [stage.attack for stage in draft.evaluation.stages if stage.complete]
-        missing = "the curves and checks after them did not" if draft.evaluation.complete else "the rest did not"
-        evidence = f"{len(done)} of {len(request.attacks)} attacks finished on all images, {missing}"
-        finding = FINDINGS["interrupted"].found(evidence)
-        draft.findings.append(finding)
-    used = {getattr(attack, "loss", None) for attack in request.attacks}
-    if not used & {"margin", "dlr"}:
-        draft.findings = [
-            f.model_copy(update={"resolved": False}) if f.code == "vanishing-cross-entropy" else f
-            for f in draft.findings
-        ]
+        draft.findings.append(_interrupted(request, draft))
+    draft.findings = [_settled(finding, request.used(evaluation)) for finding in draft.findings]
+    return draft
 
 
-def _curves(request: Request, draft: Draft, differentiable: bool) -> None:
-    """FGSM raw (it may rise again), PGD carried along; on a sample where the set is large."""
-    threat = request.threat
-    chosen = _sample(len(request.labels), CURVE_SAMPLE, request.seed)
-    part, labels = Subset(request.images, chosen), request.labels[torch.tensor(chosen)]
-    budgets = sorted({0.0, *(_budget(threat, step) for step in CURVE_STEPS)})
-    wanted: list[tuple[str, Sequence[Attack] | None, bool]] = [
-        ("fgsm", (FGSM(),), False),
-        ("pgd, 20 steps, margin then cross-entropy", None, True),
-    ]
-    if not differentiable:
-        wanted = [("random_noise", (RandomNoise(draws=20),), True)]
-    for name, attacks, carry in wanted:
-        curve = robustness_curve(
-            request.model,
-            part,
-            labels,
-            norm=threat.norm,
-            eps=budgets,
-            attacks=attacks,
-            carry=carry,
-            bounds=threat.bounds,
-            mask=threat.mask,
-            seed=request.seed,
-            batch_size=request.batch_size,
-            progress=_named(request.progress, f"curve of {name}"),
-        )
-        points = tuple(
-            CurvePoint(eps=eps, accuracy=Interval.of(accuracy))
-            for eps, accuracy in zip(curve.eps, curve.accuracy, strict=True)
-        )
-        draft.curves.append(Curve(attack=name, norm=curve.norm, points=points))
-    at_budget = CurvePoint(eps=threat.eps, accuracy=Interval.of(draft.evaluation.robust_accuracy))
-    draft.curves.append(Curve(attack="all attacks, all images", norm=threat.norm, points=(at_budget,)))
+def _look_closer(request: Request, ready: Preflight, draft: Draft) -> None:
+    """Curves and comparisons of attacks. They speak of l_p balls; other threats have none."""
+    threat, evaluation = request.threat, draft.evaluation
+    if not isinstance(threat, ThreatModel):
+        return
+    left = checks.standing(request, evaluation)
+    for curve in curves.measured(request, threat, ready.differentiable):
+        draft.curves.append(curve)
+    draft.findings += checks.stronger_curve(draft.curves, left, threat.eps)
+    draft.curves.append(curves.headline_point(threat, left, targeted=evaluation.targeted))
+    if ready.differentiable:
+        draft.findings += checks.weaker_beats_stronger(request, evaluation)
+        draft.findings += checks.unbounded(request, evaluation)
+        suspicious = {finding.code for finding in draft.findings}
+        if "random-outputs" not in suspicious:  # any draw that fails would count as broken
+            draft.findings += checks.gradient_free(request, evaluation, masked=bool(suspicious & checks.MASKED))
 
 
-def _attacks(attacks: Sequence[Attack | str] | None, effort: str, differentiable: bool) -> tuple[Attack, ...]:
-    """The named attacks as they are; for an effort, FGSM goes with it. Without gradients, what needs none."""
-    if attacks is not None:
-        return tuple(chosen_attacks(attacks, effort))
-    chosen = chosen_attacks(None, effort)
-    if not differentiable:
-        return (RandomNoise(draws=200),)
-    return (FGSM(), *chosen)
+def _interrupted(request: Request, draft: Draft) -> Finding:
+    """While attacks are missing the number can't be believed; once only curves and checks are, it stands."""
+    done = sum(stage.complete for stage in draft.evaluation.stages)
+    complete = draft.evaluation.complete
+    missing = "the curves and checks after them did not" if complete else "the rest did not"
+    planned = f"{done} of {len(request.attacks)} attacks" if request.named else f"{done} attacks"
+    evidence = f"{planned} finished on all their images, {missing}"
+    return FINDINGS["interrupted"].found(evidence, harmless=complete)
 
 
-def _budget(threat: ThreatModel, step: float) -> float:
-    budget = float(f"{threat.eps * step:.12g}")
-    if threat.norm == "l0":
-        return float(round(budget))
-    return min(budget, threat.bounds[1] - threat.bounds[0]) if threat.norm == "linf" else budget
-
-
-def _sample(n: int, most: int, seed: int) -> list[int]:
-    """At most `most` of n indices, drawn with the seed, in order."""
-    if n <= most:
-        return list(range(n))
-    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
-    return sorted(order[:most].tolist())
-
-
-def _named(progress: Callable[[Progress], None] | None, name: str) -> Callable[[Progress], None] | None:
-    return None if progress is None else lambda event: progress(replace(event, stage=name))
+def _settled(finding: Finding, used: list[Attack]) -> Finding:
+    """Vanishing gradients of the cross-entropy are an open matter if every gradient attack climbed that loss."""
+    losses = {getattr(attack, "loss", None) for attack in used if attack.access == "gradients"}
+    if finding.code == "vanishing-cross-entropy" and losses <= {"cross_entropy"}:
+        return finding.model_copy(update={"resolved": False})
+    return finding

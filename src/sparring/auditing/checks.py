@@ -4,112 +4,152 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor
-
-from sparring.attacks import FGSM, PGD, Attack, RandomNoise
+from sparring.attacks import FGSM, PGD, Attack, RandomNoise, Square
 from sparring.auditing.findings import FINDINGS
 from sparring.auditing.report import Curve, Finding, Severity
-from sparring.estimate import mcnemar, proportion
-from sparring.evaluation import Evaluation, evaluate
+from sparring.auditing.request import Request, sample
+from sparring.estimate import Estimate, mcnemar, proportion
+from sparring.evaluation import Evaluation
 from sparring.evaluation.evaluation import survived
-from sparring.evaluation.task import Images, Subset
-from sparring.model import Model
-from sparring.threat import ThreatModel
+from sparring.threat import Threat, ThreatModel
 
+PAIRED_SAMPLE = 1000
+"""Images on which attacks are compared with each other, at most."""
 UNBOUNDED_SAMPLE = 64
 ALLOWED_SURVIVORS = 0.05
+GRADIENT_FREE = Square(queries=500)
+GRADIENT_FREE_SAMPLE = 60
+MASKED = frozenset(
+    ("zero-gradient", "gradient-misleads", "noise-beats-gradient", "one-step-beats-many", "unbounded-survivors")
+)
+"""Findings that smell of a masked gradient."""
+WHOLE_BOX_ATTACKS = (
+    PGD(steps=50, loss="margin", restarts=2, schedule="constant"),
+    PGD(steps=50, schedule="constant"),
+)
+LEAD = 0.01
+"""Share of the images, one point, by which one attack must beat another before it is told, and ..."""
+SURE = 0.01
+"""... McNemar's p below which it is not taken for chance."""
 
 
-def weaker_beats_stronger(
-    model: Model,
-    images: Images,
-    labels: Tensor,
-    evaluation: Evaluation,
-    attacks: Sequence[Attack],
-    batch_size: int | None,
-) -> list[Finding]:
-    """Noise against gradients and one step against many, paired on the same images.
+def standing(request: Request, evaluation: Evaluation) -> Estimate:
+    """The share that nobody broke, of the images there was something to attack about."""
+    eligible = set(request.eligible())
+    left = [survived(r) for r in evaluation.records if r.index in eligible]
+    return proportion(sum(left), len(left))
+
+
+def weaker_beats_stronger(request: Request, evaluation: Evaluation) -> list[Finding]:
+    """Noise against gradients and one step against many, paired on the same images, a sample where there are many.
 
     What FGSM broke before the iterative attacks is given to them afresh; what noise broke after them they have
     missed already. "Beats" means at least one point more broken than the other way round, and McNemar's p < 0.01.
     """
-    iterative = [a for a in attacks if a.access == "gradients" and not isinstance(a, FGSM)]
+    iterative = _iterative(request, evaluation)
     if not iterative:
         return []
+    chosen = sample(len(evaluation.records), PAIRED_SAMPLE, request.seed)
+    records = [evaluation.records[place] for place in chosen]
+    lead = max(1.0, LEAD * len(records))
     findings = []
     for weak, code in ((RandomNoise, "noise-beats-gradient"), (FGSM, "one-step-beats-many")):
-        weaker = [a for a in attacks if isinstance(a, weak)]
+        weaker = [a for a in request.used(evaluation) if isinstance(a, weak)]
         names, strong = {str(a) for a in weaker}, {str(a) for a in iterative}
-        fallen = [r.index for r in evaluation.records if r.broken_by in names]
-        others = [r.index for r in evaluation.records if r.broken_by in strong]
-        if len(fallen) < 0.01 * len(evaluation.records):
+        fallen = [r.index for r in records if r.broken_by in names]
+        others = [r.index for r in records if r.broken_by in strong]
+        if len(fallen) < lead:
             continue
-        missed = _standing(model, images, labels, evaluation, fallen, iterative, batch_size)
-        lead = 0.01 * len(evaluation.records)
+        missed = _left(request, fallen, iterative, f"check: many steps against {weak.__name__}")
         if missed < lead:
             continue
-        only_strong = _standing(model, images, labels, evaluation, others, weaker, batch_size)
+        only_strong = _left(request, others, weaker, f"check: {weak.__name__} against many steps")
         p = mcnemar(missed, only_strong)
-        if missed - only_strong >= lead and p < 0.01:
+        if missed - only_strong >= lead and p < SURE:
             evidence = (
                 f"{weak.__name__} broke {missed} images that {len(iterative)} iterative attacks could not; they broke "
-                f"{only_strong} that it could not (McNemar p = {p:.1e})"
+                f"{only_strong} that it could not (McNemar p = {p:.1e}; {_of(len(records), len(evaluation.records))})"
             )
             findings.append(FINDINGS[code].found(evidence))
     return findings
 
 
-def _standing(
-    model: Model,
-    images: Images,
-    labels: Tensor,
-    evaluation: Evaluation,
-    indices: list[int],
-    attacks: Sequence[Attack],
-    batch_size: int | None,
-    threat: ThreatModel | None = None,
-) -> int:
-    """How many of the images at `indices` survive `attacks`, under `threat` or the evaluation's own."""
-    if not indices:
-        return 0
-    found = evaluate(
-        model,
-        Subset(images, indices),
-        labels[torch.tensor(indices)],
-        threat or evaluation.threat,
-        attacks=attacks,
-        seed=evaluation.seed,
-        batch_size=batch_size,
-        keep=False,
-    )
-    return sum(survived(r) for r in found.records)
-
-
-def unbounded(
-    model: Model, images: Images, labels: Tensor, evaluation: Evaluation, batch_size: int | None
-) -> list[Finding]:
+def unbounded(request: Request, evaluation: Evaluation) -> list[Finding]:
     """An attacker with the whole box must break everything: tried on a few of the images that survived."""
-    standing = [r.index for r in evaluation.records if survived(r)]
-    sample = [standing[i] for i in torch.randperm(len(standing), generator=_seeded(evaluation.seed)).tolist()]
-    sample = sample[:UNBOUNDED_SAMPLE]
-    if len(sample) < 5 or evaluation.targeted:
+    survivors = survivors_of(request, evaluation)
+    chosen = [survivors[place] for place in sample(len(survivors), UNBOUNDED_SAMPLE, request.seed)]
+    if len(chosen) < 5:
         return []
-    shape = images[0:1][0].shape
-    low, high = evaluation.threat.bounds
-    everything = {
-        "linf": high - low,
-        "l2": (high - low) * shape.numel() ** 0.5,
-        "l1": (high - low) * shape.numel(),
-        "l0": shape.numel(),
-    }
-    threat = ThreatModel(evaluation.threat.norm, everything[evaluation.threat.norm], evaluation.threat.bounds)
-    attacks = [PGD(steps=50, loss="margin", restarts=2, schedule="constant"), PGD(steps=50, schedule="constant")]
-    left = _standing(model, images, labels, evaluation, sample, attacks, batch_size, threat)
-    if left <= ALLOWED_SURVIVORS * len(sample):
+    box = whole_box(request.threat, request.images[0:1][0].numel())
+    left = _left(request, chosen, WHOLE_BOX_ATTACKS, "check: the whole box as budget", box)
+    if left <= ALLOWED_SURVIVORS * len(chosen):
         return []
-    evidence = f"with the whole box as budget, {proportion(left, len(sample))} of the tried survivors still stand"
+    evidence = f"with the whole box as budget, {proportion(left, len(chosen))} of the tried survivors still stand"
     return [FINDINGS["unbounded-survivors"].found(evidence)]
+
+
+def gradient_free(request: Request, evaluation: Evaluation, *, masked: bool) -> list[Finding]:
+    """A search that asks for logits only, on what gradients left: all of it where the gradient looks masked, else a
+    sample. Where the evaluation held such an attack itself, what that one broke. Gradient attacks then get the images
+    that fell once more; what still stands they could not break.
+    """
+    iterative, n = _iterative(request, evaluation), len(evaluation.records)
+    search = [a for a in request.used(evaluation) if a.access != "gradients" and not isinstance(a, RandomNoise)]
+    if not iterative or (not search and request.threat.norm not in GRADIENT_FREE.threats):
+        return []
+    if search:
+        names = {str(attack) for attack in search}
+        fallen = [r.index for r in evaluation.records if r.broken_by in names]
+        weight, tried = 1.0, ""
+    else:
+        search, survivors = [GRADIENT_FREE], survivors_of(request, evaluation)
+        most = len(survivors) if masked else GRADIENT_FREE_SAMPLE
+        chosen = [survivors[place] for place in sample(len(survivors), most, request.seed)]
+        if not chosen:
+            return []
+        again = request.again(chosen, search, "check: Square on what gradients left")
+        fallen = [chosen[r.index] for r in again.records if r.broken_by is not None]
+        weight, tried = len(survivors) / len(chosen), f" of {len(chosen)} tried"
+    if mcnemar(len(fallen), 0) >= SURE:
+        return []
+    missed = _left(request, fallen, iterative, "check: gradients on what Square broke")
+    p, share = mcnemar(missed, 0), weight * missed / n
+    if p >= SURE or share < LEAD:
+        return []
+    evidence = (
+        f"{', '.join(map(str, search))} broke {len(fallen)}{tried}; {missed} of these withstand every gradient attack, "
+        f"which stands for {100 * share:.1f} points of all images (McNemar p = {p:.1e})"
+    )
+    return [FINDINGS["gradient-free-wins"].found(evidence)]
+
+
+def survivors_of(request: Request, evaluation: Evaluation) -> list[int]:
+    """The images there is something to attack about and that nobody broke."""
+    eligible = set(request.eligible())
+    return [r.index for r in evaluation.records if survived(r) and r.index in eligible]
+
+
+def _iterative(request: Request, evaluation: Evaluation) -> list[Attack]:
+    """The gradient attacks that ran, but for those of a single step."""
+    return [a for a in request.used(evaluation) if a.access == "gradients" and not isinstance(a, FGSM)]
+
+
+def whole_box(threat: Threat, size: int) -> ThreatModel:
+    """The budget of an attacker who may turn any image of `size` numbers into any other, in the threat's norm."""
+    low, high = threat.bounds
+    reach = {"linf": high - low, "l2": (high - low) * size**0.5, "l1": (high - low) * size, "l0": float(size)}
+    return ThreatModel(threat.norm, reach[threat.norm], threat.bounds)
+
+
+def _left(
+    request: Request, indices: list[int], attacks: Sequence[Attack], name: str, threat: Threat | None = None
+) -> int:
+    """How many of the images at `indices` survive `attacks`, under `threat` or the audit's own."""
+    return sum(survived(r) for r in request.again(indices, attacks, name, threat).records) if indices else 0
+
+
+def _of(tried: int, all_: int) -> str:
+    return f"all {all_} images" if tried == all_ else f"a sample of {tried} of the {all_} images"
 
 
 def from_stages(evaluation: Evaluation) -> list[Finding]:
@@ -119,9 +159,9 @@ def from_stages(evaluation: Evaluation) -> list[Finding]:
     replaced = sorted(note for note in notes if "loss was used instead" in note)
     if replaced:
         findings.append(FINDINGS["loss-replaced"].found("; ".join(replaced), resolved=True))
-    broken_numbers = sorted(note for note in notes if "NaN" in note)
-    if broken_numbers:
-        findings.append(FINDINGS["unusable-numbers"].found("; ".join(broken_numbers)))
+    said = [f"{stage.attack}: {note}" for stage in evaluation.stages for note in stage.notes if "NaN" in note]
+    if said:
+        findings.append(FINDINGS["unusable-numbers"].found("; ".join(said)))
     rejected = {stage.attack: stage.rejected for stage in evaluation.stages if stage.rejected}
     if rejected:
         evidence = "; ".join(f"{attack}: {count}" for attack, count in rejected.items())
@@ -131,15 +171,16 @@ def from_stages(evaluation: Evaluation) -> list[Finding]:
     return findings
 
 
-def stronger_curve(curves: Sequence[Curve], evaluation: Evaluation) -> list[Finding]:
-    """A curve that lies under the robust accuracy at the budget: beyond its interval, or on the same images at all."""
-    robust = evaluation.robust_accuracy
+def stronger_curve(curves: Sequence[Curve], robust: Estimate, eps: float) -> list[Finding]:
+    """A curve that lies under what the evaluation left, `robust`, at the budget or before it: beyond its interval, or
+    on the same images at all.
+    """
     for curve in curves:
         for point in curve.points:
             here, n = point.accuracy, point.accuracy.n
-            if point.eps > evaluation.threat.eps or here.value is None:
+            if point.eps > eps or here.value is None:
                 continue
-            if here.high < robust or (n == robust.n and here.value < robust - 0.01):
+            if here.high < robust or (n == robust.n and here.value < robust - LEAD):
                 evidence = (
                     f"{curve.attack} leaves {100 * here.value:.1f} % (n = {n}) at eps {point.eps:g}; headline {robust}"
                 )
@@ -148,14 +189,11 @@ def stronger_curve(curves: Sequence[Curve], evaluation: Evaluation) -> list[Find
 
 
 def evasion(evaluation: Evaluation) -> list[Finding]:
-    """The main finding: how many correctly classified images fell."""
+    """The main finding: how many of the attacked images fell."""
     rate = evaluation.attack_success_rate
     if not rate > 0:
         return []
     severity: Severity = "critical" if rate >= 0.5 else "warning" if rate >= 0.1 else "note"
-    evidence = f"{rate} of the attacked images fell at {evaluation.threat.norm} eps {evaluation.threat.eps_text}"
+    fell = "were turned into the chosen class" if evaluation.targeted else "fell"
+    evidence = f"{rate} of the attacked images {fell} at {evaluation.threat.norm} eps {evaluation.threat.eps_text}"
     return [FINDINGS["evasion"].found(evidence, severity=severity)]
-
-
-def _seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)

@@ -3,42 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from sparring.attacks import Attack
 from sparring.auditing import sections
+from sparring.auditing.baseline import compare_reports, regression
+from sparring.auditing.replay import with_replay
 from sparring.auditing.report import Attacker, Curve, Finding, Gate, Picture, Report, Subject
-from sparring.evaluation import Evaluation, Progress
-from sparring.evaluation.task import Images
-from sparring.model import Model, device_of, model_digest
-from sparring.threat import ThreatModel
-
-
-@dataclass(frozen=True, eq=False)
-class Request:
-    """What was asked for."""
-
-    model: Model
-    images: Images
-    labels: Tensor
-    threat: ThreatModel
-    attacks: tuple[Attack, ...]
-    targets: Tensor | None
-    effort: str
-    seed: int
-    batch_size: int | None
-    out: Path | None
-    fail_under: float | None
-    class_names: tuple[str, ...] | None
-    model_name: str
-    data_name: str
-    progress: Callable[[Progress], None] | None
+from sparring.auditing.request import Request
+from sparring.evaluation import Evaluation
+from sparring.model import device_of, model_digest
+from sparring.threat import Threat
 
 
 @dataclass(eq=False)
@@ -64,10 +42,10 @@ def compose(request: Request, draft: Draft, started: float, classes: int) -> Rep
         complete=draft.complete and evaluation.complete,
         seconds=seconds,
         seed=request.seed,
-        effort=request.effort,
+        effort="named attacks" if request.named else request.effort,
         subject=_subject(request, evaluation, classes),
         attacker=_attacker(request, evaluation, seconds),
-        headline=_headline(evaluation),
+        headline=headline(evaluation, random=any(f.code == "random-outputs" for f in draft.findings)),
         evaluation=sections.evaluation_section(evaluation),
         curves=tuple(draft.curves),
         cost=sections.cost_curve(evaluation),
@@ -76,6 +54,10 @@ def compose(request: Request, draft: Draft, started: float, classes: int) -> Rep
         pictures=draft.pictures,
         findings=tuple(draft.findings),
     )
+    comparison = None if request.baseline is None else compare_reports(request.baseline, report)
+    findings = [*draft.findings, *([] if comparison is None else regression(comparison))]
+    replayed = tuple(with_replay(finding, request, evaluation, comparison) for finding in findings)
+    report = report.model_copy(update={"findings": replayed, "comparison": comparison})
     return report.model_copy(update={"gate": _gate(report, request.fail_under)})
 
 
@@ -98,30 +80,42 @@ def _gate(report: Report, fail_under: float | None) -> Gate | None:
     )
 
 
-def _headline(evaluation: Evaluation) -> str:
-    threat, n = evaluation.threat, len(evaluation.records)
-    clean, robust = evaluation.clean_accuracy, evaluation.robust_accuracy
+def headline(evaluation: Evaluation, *, random: bool) -> str:
+    """What was found, in one sentence. What attacks found holds at least, what they left at most; neither for a model
+    whose answers are `random`, where another draw may go either way.
+    """
+    n, clean = len(evaluation.records), evaluation.clean_accuracy
     if n == 0:
         return "Nothing was measured yet."
-    reach = {
-        "linf": f"may change every pixel by up to {threat.eps_text}",
-        "l2": f"may change the image by an l2 distance of up to {threat.eps_text}",
-        "l1": f"may change the image by an l1 distance of up to {threat.eps_text}",
-        "l0": f"may change up to {threat.eps_text} pixel values",
-    }[threat.norm]
-    aim = " towards a chosen class" if evaluation.targeted else ""
-    return (
-        f"Of {n} images the model gets {100 * clean:.1f} % right; an attacker who {reach}{aim} leaves it "
-        f"at most {100 * robust:.1f} % (95 % interval {100 * robust.low:.1f} to {100 * robust.high:.1f})."
-    )
+    share = evaluation.attack_success_rate if evaluation.targeted else evaluation.robust_accuracy
+    interval = f"(95 % interval {100 * share.low:.1f} to {100 * share.high:.1f})"
+    begin = f"Of {n} images the model gets {100 * clean:.1f} % right; an attacker who {_reach(evaluation.threat)}"
+    drawn = ", in this draw of its random answers" if random else ""
+    if not evaluation.targeted:
+        return f"{begin} leaves it {'' if random else 'at most '}{100 * share:.1f} % {interval}{drawn}."
+    if share.n == 0:
+        return f"{begin} found no image to turn into the chosen class."
+    found = "none" if not share > 0 else f"{'' if random else 'at least '}{100 * share:.1f} %"
+    return f"{begin} reaches the chosen class on {found} of the {share.n} images attacked {interval}{drawn}."
+
+
+def _reach(threat: Threat) -> str:
+    ways = {
+        "linf": "may change every pixel by up to {}",
+        "l2": "may change the image by an l2 distance of up to {}",
+        "l1": "may change the image by an l1 distance of up to {}",
+        "l0": "may change up to {} pixel values",
+    }
+    return ways.get(threat.norm, f"has a {threat.norm} budget of {{}}").format(threat.eps_text)
 
 
 def _subject(request: Request, evaluation: Evaluation, classes: int) -> Subject:
-    shape = tuple(request.images[0:1].shape[1:])
+    first = request.images[0:1]
+    shape = tuple(first.shape[1:])
     model = request.model
     return Subject(
         model=request.model_name,
-        model_digest=model_digest(model, shape, request.threat.bounds),
+        model_digest=model_digest(model, shape, request.threat.bounds, first),
         parameters=sum(p.numel() for p in model.parameters()) if isinstance(model, nn.Module) else None,
         data=request.data_name,
         data_digest=sections.data_digest(evaluation),
@@ -134,19 +128,32 @@ def _subject(request: Request, evaluation: Evaluation, classes: int) -> Subject:
 
 def _attacker(request: Request, evaluation: Evaluation, seconds: float) -> Attacker:
     threat = request.threat
-    uses_gradients = any(attack.access == "gradients" for attack in request.attacks)
-    mask = None if threat.mask is None else f"{int(threat.mask.sum())} of {threat.mask.numel()} values may change"
-    threads = torch.get_num_threads()
+    mask = getattr(threat, "mask", None)
+    device, threads = device_of(request.model, request.images[0:1]), torch.get_num_threads()
     most = max((r.forwards + r.backwards for r in evaluation.records), default=0)
     return Attacker(
-        knowledge="white box: weights, gradients, logits" if uses_gradients else "black box: logits only",
+        knowledge=_knowledge(request, evaluation),
         goal="any wrong class" if request.targets is None else "one chosen class per image",
         norm=threat.norm,
         eps=threat.eps,
         eps_text=threat.eps_text,
         bounds=threat.bounds,
-        mask=mask,
-        attacks=tuple(str(attack) for attack in request.attacks),
+        mask=None if mask is None else f"{int(mask.sum())} of {mask.numel()} values may change",
+        attacks=_attacks(request, evaluation),
         queries=f"at most {most} forward and backward passes per image",
-        compute=f"{device_of(request.model)}, {threads} {'thread' if threads == 1 else 'threads'}, {seconds:.0f} s",
+        compute=f"{device}, {threads} {'thread' if threads == 1 else 'threads'}, {seconds:.0f} s",
     )
+
+
+def _attacks(request: Request, evaluation: Evaluation) -> tuple[str, ...]:
+    """The named attacks; of an effort, those that ran, each once."""
+    names = request.attacks if request.named else (stage.attack for stage in evaluation.stages)
+    return tuple(dict.fromkeys(map(str, names)))
+
+
+def _knowledge(request: Request, evaluation: Evaluation) -> str:
+    """What the attacks made use of."""
+    used = {attack.access for attack in request.used(evaluation)}
+    if "gradients" in used:
+        return "white box: weights, gradients, logits"
+    return "black box: labels only" if used == {"labels"} else "black box: logits only"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import textwrap
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -22,6 +24,11 @@ from sparring.files import write_whole
 from sparring.goal import Targeted, Untargeted
 from sparring.model import Model, device_of, frozen_eval, logits_of
 from sparring.threat import ThreatModel
+
+FILES = ("original.png", "adversarial.png", "adversarial.npy", "panels.png", "result.json")
+"""What an exhibit is saved as."""
+EXAMPLE = "example"
+"""The folder of the exhibit beside the records of a whole set."""
 
 
 @dataclass(frozen=True)
@@ -56,20 +63,20 @@ class Exhibit:
     bounds: tuple[float, float] = (0.0, 1.0)
 
     def save(self, folder: str | Path) -> dict[str, Path]:
-        """Write original.png, adversarial.png (8 bit), adversarial.npy (exact float32, (C, H, W)), panels.png
+        """Write original.png, adversarial.png (8 bit), adversarial.npy (exact, (C, H, W)), panels.png
         (original, perturbation with its gain, adversarial) and result.json. Raises `InputError` where it can't.
         """
         target = Path(folder)
-        files = {
-            "original.png": png_bytes(self.original, self.bounds),
-            "adversarial.png": png_bytes(self.adversarial, self.bounds),
-            "adversarial.npy": _npy(self.adversarial),
-            "panels.png": self._panels(),
-            "result.json": (json.dumps(self.summary(), indent=2) + "\n").encode(),
-        }
-        for name, content in files.items():
+        contents = (
+            png_bytes(self.original, self.bounds),
+            png_bytes(self.adversarial, self.bounds),
+            _npy(self.adversarial),
+            self._panels(),
+            (json.dumps(self.summary(), indent=2) + "\n").encode(),
+        )
+        for name, content in zip(FILES, contents, strict=True):
             write_whole(target / name, content)
-        return {name: target / name for name in files}
+        return {name: target / name for name in FILES}
 
     def summary(self) -> dict[str, object]:
         """The numbers, ready for JSON."""
@@ -83,11 +90,12 @@ class Exhibit:
         low, high = self.bounds
         before, after = self.before[0], self.after[0]
         panels = (
-            ((self.original - low) / (high - low), f"{before.name}\n{100 * before.confidence:.1f} %"),
+            ((self.original - low) / (high - low), f"{_wrapped(before.name)}\n{100 * before.confidence:.1f} %"),
             (shown, f"perturbation × {gain:g}\n{self.threat}, at {self.distance:.4g}"),
-            ((self.adversarial - low) / (high - low), f"{after.name}\n{100 * after.confidence:.1f} %"),
+            ((self.adversarial - low) / (high - low), f"{_wrapped(after.name)}\n{100 * after.confidence:.1f} %"),
         )
-        figure = Figure(figsize=(9, 3.5), layout="constrained")
+        height, width = self.original.shape[1:]
+        figure = Figure(figsize=(9, 0.5 + 3 * min(2.0, max(0.5, height / width))), layout="constrained")
         for axes, (image, title) in zip(figure.subplots(1, 3), panels, strict=True):
             pixels = image if image.shape[0] == 3 else image[:1]
             array = pixels.clamp(0, 1).permute(1, 2, 0).cpu().numpy()
@@ -95,8 +103,13 @@ class Exhibit:
             axes.set_title(title, fontsize=10)
             axes.set_axis_off()
         stream = io.BytesIO()
-        figure.savefig(stream, format="png", dpi=150)
+        figure.savefig(stream, format="png", dpi=150, bbox_inches="tight", pad_inches=0.15)
         return stream.getvalue()
+
+
+def _wrapped(name: str) -> str:
+    """A class name that fits above its panel."""
+    return textwrap.fill(name, 36, max_lines=2, placeholder=" ...")
 
 
 def attack_image(
@@ -128,14 +141,25 @@ def attack_image(
         )
     goals = None if target is None else torch.tensor([target])
     evaluation = evaluate(model, image, torch.tensor([true]), threat, attacks=[attack], targets=goals, seed=seed)
-    record = evaluation.records[0]
-    found = evaluation.adversarials.get(0)
+    return _exhibit(model, image, evaluation, 0, target, class_names)
+
+
+def _exhibit(
+    model: Model,
+    image: Tensor,
+    evaluation: Evaluation,
+    index: int,
+    target: int | None,
+    class_names: Sequence[str] | None,
+) -> Exhibit:
+    """Image number `index` (1, C, H, W) of an evaluation of one attack, with what was found for it."""
+    record, threat = evaluation.records[index], evaluation.threat
+    found = evaluation.adversarials.get(index)
     adversarial = image if found is None else found[None].to(image)
     reread = _reread(png_bytes(adversarial[0], threat.bounds), image, threat.bounds)
-    rounded = predictions(model, reread, class_names)
-    wanted = Untargeted(torch.tensor([true])) if goals is None else Targeted(goals)
+    wanted = Untargeted(torch.tensor([record.label])) if target is None else Targeted(torch.tensor([target]))
     return Exhibit(
-        attack=str(attack),
+        attack=evaluation.stages[0].attack,
         threat=f"{threat.norm} eps {threat.eps_text}",
         goal="any other class" if target is None else class_name(target, class_names),
         success=record.broken_by is not None,
@@ -143,9 +167,9 @@ def attack_image(
         distance=float(threat.distance(image, adversarial)[0]),
         forwards=record.forwards,
         backwards=record.backwards,
-        before=before,
+        before=predictions(model, image, class_names),
         after=predictions(model, adversarial, class_names),
-        rounded=rounded,
+        rounded=predictions(model, reread, class_names),
         original=image[0].cpu(),
         adversarial=adversarial[0].cpu(),
         bounds=threat.bounds,
@@ -164,7 +188,7 @@ def predictions(model: Model, image: Tensor, names: Sequence[str] | None, top: i
 
 def _logits(model: Model, image: Tensor) -> Tensor:
     with frozen_eval(model), torch.no_grad():
-        return logits_of(model, image.to(device_of(model))).float().cpu()
+        return logits_of(model, image.to(device_of(model, image))).float().cpu()
 
 
 def _reread(content: bytes, like: Tensor, bounds: tuple[float, float]) -> Tensor:
@@ -176,7 +200,7 @@ def _reread(content: bytes, like: Tensor, bounds: tuple[float, float]) -> Tensor
 
 def _npy(image: Tensor) -> bytes:
     stream = io.BytesIO()
-    np.save(stream, image.float().numpy(), allow_pickle=False)
+    np.save(stream, image.numpy(), allow_pickle=False)
     return stream.getvalue()
 
 
@@ -195,7 +219,8 @@ def attack_set(
     progress: Callable[[Progress], None] | None = None,
 ) -> tuple[Evaluation, list[Path]]:
     """One attack on a whole set, resumable, kept in the folder `out`: records and lossless adversarials below
-    records/, a summary in result.json, and the first broken image as an exhibit. Returns the evaluation and the paths.
+    records/, a summary in result.json, and the first broken image as an exhibit in example/, instead of that of an
+    earlier call. Returns the evaluation and the paths.
     """
     folder = Path(out)
     targets = None if target is None else torch.full_like(labels, target)
@@ -216,20 +241,21 @@ def attack_set(
         for name in ("clean_accuracy", "robust_accuracy", "attack_success_rate")
         for e in [getattr(evaluation, name)]
     }
+    first = next(iter(evaluation.adversarials), None)
     summary = {"attack": str(attack), "norm": threat.norm, "eps": threat.eps, "seed": seed, **estimates}
+    summary["example"] = first
     write_whole(folder / "result.json", (json.dumps(summary, indent=2) + "\n").encode())
     paths = [folder / "records", folder / "result.json"]
-    first = next(iter(evaluation.adversarials), None)
-    if first is not None and images[first : first + 1].dim() == 4:
-        exhibit = attack_image(
-            model,
-            images[first : first + 1],
-            threat,
-            attack,
-            label=int(labels[first]),
-            target=target,
-            seed=seed,
-            class_names=class_names,
-        )
-        paths += exhibit.save(folder / f"image-{first}").values()
+    example = folder / EXAMPLE
+    _clear(example)
+    if first is not None and (image := images[first : first + 1]).dim() == 4:
+        paths += _exhibit(model, image, evaluation, first, target, class_names).save(example).values()
     return evaluation, paths
+
+
+def _clear(folder: Path) -> None:
+    """Take away the exhibit of an earlier call, so that no picture stands beside numbers it does not belong to."""
+    with suppress(OSError):
+        for name in FILES:
+            (folder / name).unlink(missing_ok=True)
+        folder.rmdir()

@@ -37,15 +37,19 @@ class Kind:
     undermines: bool = False
     references: tuple[Reference, ...] = ()
 
-    def found(self, evidence: str, *, severity: Severity | None = None, resolved: bool = False) -> Finding:
-        """The finding with its evidence; `resolved` where the audit applied the remedy itself."""
+    def found(
+        self, evidence: str, *, severity: Severity | None = None, resolved: bool = False, harmless: bool = False
+    ) -> Finding:
+        """The finding with its evidence; `resolved` where the audit applied the remedy itself, `harmless` where it
+        does not undermine the number this time.
+        """
         return Finding(
             code=self.code,
             title=self.title,
             severity=severity or self.severity,
             evidence=evidence,
             remedy=self.remedy,
-            undermines=self.undermines,
+            undermines=self.undermines and not harmless,
             resolved=resolved,
             references=self.references,
         )
@@ -146,14 +150,6 @@ _KINDS = (
         references=(CARLINI,),
     ),
     Kind(
-        "targeted-unchecked",
-        "Fewer checks are made for chosen targets",
-        "warning",
-        "Curves and the comparisons of attacks with each other are made for untargeted goals only, so a blind attack "
-        "would be noticed less surely here.",
-        "Audit without a target too.",
-    ),
-    Kind(
         "vanishing-cross-entropy",
         "Cross-entropy gradients vanish where margin gradients do not",
         "warning",
@@ -234,6 +230,26 @@ _KINDS = (
         references=(ATHALYE, CARLINI),
     ),
     Kind(
+        "gradient-free-wins",
+        "An attack without gradients breaks images that gradient attacks could not",
+        "critical",
+        "The Square attack, which asks for logits only, was set on images that had survived every other attack, and "
+        "broke at least one point of all images among them. Gradient attacks know more and should not lose: the "
+        "gradient is masked, or they were too weak, and the robust accuracy at the head of the report is too high.",
+        "Choose a higher effort; look for what hides the gradient (rounding, randomness, saturation).",
+        undermines=True,
+        references=(ATHALYE, CROCE),
+    ),
+    Kind(
+        "robustness-fell",
+        "Fewer images stand than in the baseline report",
+        "warning",
+        "Of the images that this report shares with the baseline, at least one point more have become breakable than "
+        "unbreakable, and McNemar's test gives p < 0.01: chance does not explain it. The comparison names the images "
+        "and says what else differs between the two audits.",
+        "Look at what changed since the baseline: the model, its input pipeline, or the attacks.",
+    ),
+    Kind(
         "loss-replaced",
         "A loss had to be replaced",
         "note",
@@ -271,8 +287,9 @@ _KINDS = (
         "interrupted",
         "The audit was interrupted",
         "warning",
-        "What stands here was measured, but not every attack or check ran on every image, so the robust accuracy is a "
-        "looser upper bound than a finished audit would give.",
+        "What stands here was measured, but not every attack or check ran on every image. While attacks are missing "
+        "the robust accuracy is a looser upper bound than a finished audit would give, and can't be believed. Where "
+        "only curves and checks are missing the number stands; a blind attack might go unnoticed.",
         "Run the same command again: it goes on from the stored records.",
         undermines=True,
     ),

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from sparring.auditing.preflight import preflight
 from sparring.auditing.report import Finding
-from sparring.estimate import proportion
 from sparring.evaluation.task import Images
-from sparring.model import Model, device_of, frozen_eval, logits_of
+from sparring.model import Model, device_of
 from sparring.problem import check_images
 
 SAMPLE = 128
@@ -31,16 +29,15 @@ def first_look(model: Model, images: Images, labels: Tensor, bounds: tuple[float
     """Ask the model about a few images (N, C, H, W) with labels (N,). Raises what `preflight` raises."""
     sample = images[0:SAMPLE]
     check_images(sample, bounds)
-    sample, known = sample.to(device_of(model)), labels[:SAMPLE].to(device_of(model))
-    with frozen_eval(model), torch.no_grad():
-        logits = torch.cat([logits_of(model, part) for part in torch.split(sample, 32)])
-    findings = preflight(model, sample, known, bounds).findings
+    device = device_of(model, sample)
+    sample, known = sample.to(device), labels[:SAMPLE].to(device)
+    looked = preflight(model, sample, known, bounds, batch_size=32)
     size = sum(p.numel() for p in model.parameters()) if isinstance(model, nn.Module) else 0
-    right = proportion(int((logits.argmax(1) == known).sum()), len(known))
     shape = " x ".join(str(side) for side in sample.shape[1:])
     return FirstLook(
-        model=f"{type(model).__name__}, {size:,} parameters, {logits.shape[1]} classes; clean accuracy {right}",
+        model=f"{type(model).__name__}, {size:,} parameters, {looked.classes} classes; "
+        f"clean accuracy {looked.clean_accuracy}",
         data=f"{len(labels)} images of {shape}, pixels from {float(sample.min()):.3g} to {float(sample.max()):.3g}",
-        findings=findings,
-        probabilities=any(f.code == "probability-outputs" for f in findings),
+        findings=looked.findings,
+        probabilities=looked.adapted,
     )

@@ -83,7 +83,7 @@ def _picture(
     rounded = from_8bit(to_8bit(adversarial, bounds), original, bounds)
     fooled_into = -1 if record.adversarial_prediction is None else record.adversarial_prediction
     with frozen_eval(model), torch.no_grad():
-        batch = torch.cat([original, adversarial, rounded]).to(device_of(model))
+        batch = torch.cat([original, adversarial, rounded]).to(device_of(model, original))
         confidence = torch.softmax(logits_of(model, batch).float(), 1).cpu()
     rounded_into = int(confidence[2].argmax())
     shown, gain = perturbation(original[0], adversarial[0], bounds)

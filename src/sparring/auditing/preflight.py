@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from sparring.auditing.findings import FINDINGS
 from sparring.auditing.report import Finding
 from sparring.batching import laid_out
+from sparring.black_box import access_of
 from sparring.errors import ModelError, UnsupportedError
-from sparring.estimate import mcnemar, proportion
+from sparring.estimate import Estimate, mcnemar, proportion
+from sparring.evaluation.suspicions import TOLERATED, look_like_probabilities, relative_change
 from sparring.goal import Untargeted
 from sparring.losses import cross_entropy, margin
 from sparring.model import Model, OutputAdapter, frozen_eval, logits_of
@@ -27,12 +29,16 @@ MISLEADS_BELOW = 0.25
 
 @dataclass(frozen=True)
 class Preflight:
-    """The model to attack (adapted where outputs were probabilities), the findings, and what may be used."""
+    """The model to attack (`adapted` where its outputs were probabilities), the findings, what may be used, and clean
+    accuracy on the sample.
+    """
 
     model: Model
+    adapted: bool
     findings: tuple[Finding, ...]
     differentiable: bool
     classes: int
+    clean_accuracy: Estimate
 
 
 def preflight(
@@ -52,7 +58,8 @@ def preflight(
         logits = _logits(model, images, batch_size)
         findings += _outputs(logits)
         attacked = model
-        if findings and findings[-1].code == "probability-outputs":
+        adapted = any(f.code == "probability-outputs" for f in findings)
+        if adapted:
             attacked = OutputAdapter(model if isinstance(model, nn.Module) else _Wrapped(model), "probabilities")
         findings += _determinism(model, images[:batch_size], logits[:batch_size])
         findings += _batch_independence(model, images[: min(8, batch_size)], logits)
@@ -62,7 +69,8 @@ def preflight(
         findings += gradient
         if differentiable and not any(f.code == "random-outputs" for f in findings):
             findings += _misleading(attacked, images[:batch_size], labels[:batch_size], bounds)
-    return Preflight(attacked, tuple(findings), differentiable, logits.shape[1])
+    clean = proportion(int((logits.argmax(1) == labels).sum()), len(labels))
+    return Preflight(attacked, adapted, tuple(findings), differentiable, logits.shape[1], clean)
 
 
 class _Wrapped(nn.Module):
@@ -82,9 +90,7 @@ def _logits(model: Model, images: Tensor, batch_size: int = 64) -> Tensor:
 
 
 def _outputs(logits: Tensor) -> list[Finding]:
-    """Croce & Hein's test for probabilities: all in [0, 1], rows sum to 1 within 1e-5."""
-    inside = bool((logits >= -1e-5).all()) and bool((logits <= 1 + 1e-5).all())
-    if not inside or not bool(((logits.sum(1) - 1).abs() < 1e-5 * logits.shape[1]).all()):
+    if not look_like_probabilities(logits):
         return []
     saturated = float(((logits.amax(1) >= 1) | (logits.amin(1) <= 0)).float().mean())
     evidence = (
@@ -94,10 +100,9 @@ def _outputs(logits: Tensor) -> list[Finding]:
 
 
 def _determinism(model: Model, images: Tensor, logits: Tensor) -> list[Finding]:
-    """Five passes over the same images (Croce & Hein's count); the logits may differ by 1e-4 of their scale."""
-    scale = _scale(logits)
-    differences = [_difference(_logits(model, images), logits) / scale for _ in range(4)]
-    if max(differences) <= 1e-4:
+    """Five passes over the same images (Croce & Hein's count)."""
+    differences = [relative_change(logits, _logits(model, images)) for _ in range(4)]
+    if max(differences) <= TOLERATED:
         return []
     return [
         FINDINGS["random-outputs"].found(f"logits of the same images differ by up to {max(differences):.1e} of scale")
@@ -108,23 +113,13 @@ def _batch_independence(model: Model, images: Tensor, logits: Tensor) -> list[Fi
     if len(images) < 2:
         return []
     alone = torch.cat([_logits(model, image[None]) for image in images])
-    scale = _scale(logits)
-    difference = _difference(alone, logits[: len(images)]) / scale
-    again = _difference(_logits(model, images), _logits(model, images)) / scale
+    difference = relative_change(logits[: len(images)], alone)
+    again = relative_change(_logits(model, images), _logits(model, images))
     if difference <= max(1e-3, 10 * again):
         return []
     return [
         FINDINGS["batch-dependence"].found(f"logits alone and in a batch differ by {difference:.1e} of their scale")
     ]
-
-
-def _difference(a: Tensor, b: Tensor) -> float:
-    """Largest difference; equal infinities do not differ."""
-    return float(torch.where(a == b, torch.zeros_like(a), a - b).abs().max())
-
-
-def _scale(logits: Tensor) -> float:
-    return float(torch.where(logits.isfinite(), logits, torch.zeros_like(logits)).abs().max().clamp_min(1e-12))
 
 
 def _data(images: Tensor, labels: Tensor, logits: Tensor, bounds: tuple[float, float]) -> list[Finding]:
@@ -182,6 +177,8 @@ def _preprocessings(channels: int) -> dict[str, Callable[[Tensor], Tensor]]:
 
 
 def _gradient(model: Model, images: Tensor, labels: Tensor) -> tuple[list[Finding], bool]:
+    if access_of(model) != "gradients":  # declared so: nothing to find, and nothing to use
+        return [], False
     try:
         share = {name: _zero_share(model, images, labels, loss) for name, loss in _LOSSES.items()}
     except torch.OutOfMemoryError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +14,7 @@ from sparring.errors import InputError
 from sparring.estimate import Estimate
 from sparring.evaluation import Record
 
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION = "1.1"
 
 Severity = Literal["critical", "warning", "note"]
 
@@ -47,7 +48,10 @@ class Reference(Plain):
 
 
 class Finding(Plain):
-    """Something the auditor must tell. `undermines`: while unresolved, the robust accuracy can't be believed."""
+    """Something the auditor must tell. `undermines`: while unresolved, the robust accuracy can't be believed.
+
+    `replay` is a few lines of Python that show it again.
+    """
 
     code: str
     title: str
@@ -57,6 +61,7 @@ class Finding(Plain):
     undermines: bool = False
     resolved: bool = False
     references: tuple[Reference, ...] = ()
+    replay: str = ""
 
 
 class Subject(Plain):
@@ -101,15 +106,21 @@ class Stage(Plain):
     rejected: int = Field(0, description="candidates that left the budget or the box and were thrown away")
     complete: bool = True
     notes: tuple[str, ...] = ()
+    purpose: str = Field("", description="which images it was sent to, where those were not all that stood")
 
 
 class EvaluationSection(Plain):
-    """Clean and robust accuracy, the stages that produced them, one record per image."""
+    """Clean and robust accuracy, the stages that produced them, one record per image.
+
+    `targeted`: broken means turned into one chosen class. `missed_bound`: the share of all images that may be broken
+    by attacks they were spared (95 % confidence), where any were spared.
+    """
 
     clean_accuracy: Interval
     robust_accuracy: Interval
     attack_success_rate: Interval
     missed_bound: float | None = None
+    targeted: bool = False
     complete: bool
     stages: tuple[Stage, ...]
     records: tuple[Record, ...]
@@ -131,7 +142,7 @@ class Curve(Plain):
 
 
 class CostPoint(Plain):
-    """After `cost` evaluations on an image, `broken` (share of the images right at the start) have fallen."""
+    """After `cost` evaluations on an image, `broken` (share of the images attacked) have fallen."""
 
     cost: float
     broken: float
@@ -199,6 +210,39 @@ class Gate(Plain):
     reason: str
 
 
+class Changed(Plain):
+    """An image whose verdict is not what it was: its place in the new report, and what broke it in the report where it
+    was broken (None: the model was wrong about it without any attack).
+    """
+
+    index: int
+    digest: str
+    label: int
+    broken_by: str | None
+
+
+class Comparison(Plain):
+    """A report beside an older one, on the `images` that both know: the same digest and the same label.
+
+    `differences` between the two audits besides the verdicts; `p_value` of McNemar's exact test.
+    """
+
+    old_created: str
+    old_model: str
+    old_model_digest: str
+    differences: tuple[str, ...]
+    images: int
+    only_old: int
+    only_new: int
+    relabelled: int
+    old_robust: Interval
+    new_robust: Interval
+    newly_broken: tuple[Changed, ...]
+    newly_robust: tuple[Changed, ...]
+    p_value: float
+    verdict: str
+
+
 class Report(Plain):
     """Everything an audit knows."""
 
@@ -219,6 +263,7 @@ class Report(Plain):
     classes: tuple[ClassRow, ...] = ()
     pictures: tuple[Picture, ...] = ()
     findings: tuple[Finding, ...] = ()
+    comparison: Comparison | None = None
     gate: Gate | None = None
 
     @property
@@ -233,6 +278,7 @@ class Report(Plain):
         """
         from sparring.files import write_whole
 
+        import_module("sparring.reports")  # by name: the room above fills RENDERERS, nothing here depends on it
         target = Path(path)
         renderer = RENDERERS.get(target.suffix.lower())
         if renderer is None:

@@ -45,6 +45,7 @@ def evaluation_section(evaluation: Evaluation) -> EvaluationSection:
             rejected=stage.rejected,
             complete=stage.complete,
             notes=stage.notes,
+            purpose=stage.purpose,
         )
         for stage in evaluation.stages
     )
@@ -53,6 +54,7 @@ def evaluation_section(evaluation: Evaluation) -> EvaluationSection:
         robust_accuracy=Interval.of(evaluation.robust_accuracy),
         attack_success_rate=Interval.of(evaluation.attack_success_rate),
         missed_bound=evaluation.missed_bound,
+        targeted=evaluation.targeted,
         complete=evaluation.complete,
         stages=stages,
         records=evaluation.records,

@@ -1,18 +1,43 @@
-"""The command line: each command parses, makes one call, and renders. `main` turns errors into exit codes."""
+"""The command line: each command parses, makes one call, and renders. `main` turns errors into exit codes.
+
+Nothing here or at the head of a command's file imports torch, so that `--help` and a mistyped flag answer at once.
+"""
 
 from __future__ import annotations
 
+import errno
 import sys
 import traceback
+from typing import Any
 
 import typer
-from rich.console import Console
+from typer.core import TyperGroup
 
+from sparring import __version__
 from sparring.cli import attack, audit, demo, init
 from sparring.errors import SparringError
 
+
+class _Commands(TyperGroup):
+    """The commands; Ctrl-C and a reader of our output who left have exit codes of their own."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run one command."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            sys.stderr.write("interrupted\n")
+            raise typer.Exit(130) from None
+        except OSError as error:
+            if error.errno != errno.EPIPE:
+                raise
+            sys.stderr.close()  # there is nobody to tell
+            raise typer.Exit(141) from None
+
+
 app = typer.Typer(
     name="sparring",
+    cls=_Commands,
     help="A sparring partner for image classifiers: attack, audit, and a report you can trust.",
     no_args_is_help=True,
     add_completion=True,
@@ -28,8 +53,6 @@ app.command("audit")(audit.audit)
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from sparring import __version__
-
         typer.echo(f"sparring {__version__}")
         raise typer.Exit
 
@@ -46,13 +69,13 @@ def main() -> None:
     try:
         app()
     except SparringError as error:
+        from rich.console import Console
+
         Console(stderr=True, soft_wrap=True).print("[bold red]error:[/]", end=" ")
         sys.stderr.write(f"{error}\n")
         raise SystemExit(2) from None
-    except BrokenPipeError:  # the reader of our output left; there is nobody to tell
-        sys.stderr.close()
-        raise SystemExit(141) from None
     except Exception:  # noqa: BLE001 - the last resort: exit code 1 is the gate's alone
         traceback.print_exc()
-        sys.stderr.write("this is a bug in sparring or in the model: please report it with the lines above\n")
+        sys.stderr.write("this is a bug in sparring, in the model or in an attack of your own: ")
+        sys.stderr.write("where it is ours, please report it with the lines above\n")
         raise SystemExit(3) from None

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from sparring.cli import options as o
 from sparring.cli import show, subject
 from sparring.errors import ConfigError
-from sparring.loading import Config, load_image
+from sparring.files import check_writable
+
+if TYPE_CHECKING:
+    from sparring.auditing import Exhibit
+    from sparring.evaluation import Evaluation
+    from sparring.loading import Config, ModelInfo
 
 
 def attack(
     model: o.ModelFlag = None,
     image: Annotated[
-        str | None, typer.Option("--image", "-i", help="A picture (PNG, JPEG, WebP), or a photograph such as chelsea.")
+        str | None,
+        typer.Option("--image", "-i", help="A PNG, JPEG or WebP picture, --image photo.jpg; or built in: chelsea."),
     ] = None,
     data: o.DataFlag = None,
     n: o.NumberFlag = None,
@@ -28,24 +33,35 @@ def attack(
         typer.Option(
             "--attack",
             "-a",
-            help="Name and parameters, pgd:steps=40,restarts=5; default pgd, for an image without early stop.",
+            help="Name and parameters, --attack pgd:steps=40,restarts=5; one of your own, --attack "
+            "my_attack.py:Mine:steps=3. Default: pgd, and for one image all its steps.",
         ),
     ] = None,
+    list_attacks: Annotated[
+        bool, typer.Option("--list", help="Show every attack (with --norm: those that work in it) and the efforts.")
+    ] = False,
     eps: o.EpsFlag = None,
     norm: o.NormFlag = None,
-    label: Annotated[str | None, typer.Option(help="True class of the image; default: what the model says.")] = None,
-    target: Annotated[
-        str | None, typer.Option(help="Class to be reached (number or name); default: any other.")
+    label: Annotated[
+        str | None,
+        typer.Option(help="True class of the image, number or name, --label 285; default: what the model says."),
     ] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for pictures, numbers and records.")] = Path(
-        "sparring-attack"
-    ),
+    target: Annotated[
+        str | None, typer.Option(help="Class to be reached, number or name, --target toaster; default: any other.")
+    ] = None,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder for pictures, numbers and records, --out cat.")
+    ] = Path("sparring-attack"),
     weights: o.WeightsFlag = None,
     mean: o.MeanFlag = None,
     std: o.StdFlag = None,
     outputs: o.OutputsFlag = None,
+    output_index: o.IndexFlag = None,
+    device: o.DeviceFlag = None,
     size: o.SizeFlag = None,
+    channels: o.ChannelsFlag = None,
     seed: o.SeedFlag = None,
+    batch_size: o.BatchFlag = None,
     config: o.ConfigFlag = None,
     quiet: o.QuietFlag = False,
 ) -> None:
@@ -57,7 +73,19 @@ def attack(
       sparring attack --model digits-cnn --data digits -n 200 --attack fgsm --eps 0.1
 
       sparring attack -m imagenet-lite0 -i chelsea --eps 2/255 --target toaster
+
+      sparring attack --list --norm l1
     """
+    if list_attacks:
+        from sparring.cli import listing
+
+        listing.show(norm)
+        return
+    if image is not None and (data is not None or n is not None):
+        raise ConfigError("give --image or --data, not both")
+    if image is None and label is not None:
+        raise ConfigError("--label is for one --image; a data set brings its own labels")
+    sides = o.whole_numbers(size, "--size")
     flags = {
         "model": model,
         "data": data,
@@ -68,65 +96,49 @@ def attack(
         "mean": o.numbers(mean, "--mean"),
         "std": o.numbers(std, "--std"),
         "outputs": outputs,
-        "size": o.whole_numbers(size, "--size"),
+        "output_index": o.index(output_index),
+        "device": device,
+        "size": None if image is not None else sides,  # --size and --channels then speak of the picture
+        "channels": None if image is not None else channels,
         "seed": seed,
+        "batch_size": batch_size,
     }
-    if image is not None and (data is not None or n is not None):
-        raise ConfigError("give --image or --data, not both")
-    if image is not None:  # --size then speaks of the picture, and no data set is needed
-        flags["size"] = None
-    settings = o.declared(config, **flags).config
+    settings, assumed = subject.with_defaults(o.declared(config, **flags).config)
+    check_writable(out / "result.json")
+    show.assumptions(line for line in assumed if not quiet and not line.startswith("data:"))
     if image is not None:
-        _one_image(
-            settings,
-            image,
-            o.whole_numbers(size, "--size"),
-            attack or "pgd:early_stop=false",
-            label,
-            target,
-            out,
-            quiet,
-        )
+        picture = Picture(image, sides, channels, label)
+        _one_image(settings, picture, attack or "pgd:early_stop=false", target, out, quiet)
     else:
-        if label is not None:
-            raise ConfigError("--label is for one --image; a data set brings its own labels")
         _data_set(settings, attack or "pgd", target, out, quiet)
 
 
-def _one_image(
-    config: Config,
-    image: str,
-    size: int | tuple[int, ...] | None,
-    attack: str,
-    label: str | None,
-    target: str | None,
-    out: Path,
-    quiet: bool,
-) -> None:
-    from sparring.attacks import parse
-    from sparring.auditing import attack_image
-    from sparring.loading import declared_model, declared_threat
+@dataclass(frozen=True)
+class Picture:
+    """What was said of the one image: where it is, its size and channels, its true class; None: not said."""
 
-    config, assumed = subject.with_defaults(config)
-    _say(assumed, quiet)
+    spec: str
+    size: int | tuple[int, ...] | None
+    channels: int | None
+    label: str | None
+
+
+def _one_image(config: Config, picture: Picture, attack: str, target: str | None, out: Path, quiet: bool) -> None:
+    from rich.console import Console
+
+    from sparring.auditing import attack_image
+    from sparring.loading import declared_model, declared_threat, load_image
+
     info = subject.builtin_info(config)
     names = None if info is None else info.class_names
-    if size is None and info is not None:
-        size = info.shape[1:]
-    declared = config.data
-    if size is None and declared is not None:
-        size = declared.size
-    channels = 3 if info is None else info.shape[0]
-    if declared is not None and declared.channels is not None:
-        channels = declared.channels
-    chosen = parse(attack)
-    picture = load_image(image, size=size, channels=channels)
+    (chosen,) = subject.attacks([attack])
+    pixels = load_image(picture.spec, **_shape(picture, config, info))
     exhibit = attack_image(
         declared_model(config),
-        picture,
+        pixels,
         declared_threat(config),
         chosen,
-        label=subject.class_index(label, names, "--label"),
+        label=subject.class_index(picture.label, names, "--label"),
         target=subject.target_class(config, target, names),
         seed=config.audit.seed,
         class_names=names,
@@ -134,12 +146,28 @@ def _one_image(
     files = exhibit.save(out)
     if not quiet:
         _show_exhibit(exhibit)
-    Console().print(
-        "saved " + ", ".join(str(path) for path in files.values()), soft_wrap=True, highlight=False, markup=False
-    )
+    saved = ", ".join(str(path) for path in files.values())
+    Console().print(f"saved {saved}", soft_wrap=True, highlight=False, markup=False)
 
 
-def _show_exhibit(exhibit: Any) -> None:
+def _shape(picture: Picture, config: Config, info: ModelInfo | None) -> dict[str, Any]:
+    """Size and channels to read the picture in: as said, as declared for the data, as a built-in model wants it."""
+    size, channels = picture.size, picture.channels
+    if channels is None and config.data is not None:
+        channels = config.data.channels
+    if info is not None:
+        size = info.shape[1:] if size is None else size
+        channels = info.shape[0] if channels is None else channels
+    elif size is None and config.data is not None:
+        size = config.data.size
+    return {"size": size, "channels": 3 if channels is None else channels}
+
+
+def _show_exhibit(exhibit: Exhibit) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
     console = Console()
     verdict = "the attack succeeded" if exhibit.success else "the image held"
     console.print(Text(f"{exhibit.attack}, {exhibit.threat}, goal {exhibit.goal}: {verdict}", style="bold"))
@@ -159,47 +187,60 @@ def _show_exhibit(exhibit: Any) -> None:
 
 
 def _data_set(config: Config, attack: str, target: str | None, out: Path, quiet: bool) -> None:
-    from sparring.attacks import parse
-    from sparring.auditing import attack_set
+    from rich.console import Console
 
-    chosen = parse(attack)
-    config, assumed = subject.with_defaults(config)
-    _say(assumed, quiet)
+    from sparring.auditing import attack_set
+    from sparring.evaluation import EvaluationInterrupted
+
+    (chosen,) = subject.attacks([attack])
     loaded = subject.load(config)
     wanted = subject.target_class(config, target, loaded.class_names)
-    with show.progress(quiet) as progress:
-        evaluation, files = attack_set(
-            loaded.model,
-            loaded.data.images,
-            loaded.data.labels,
-            loaded.threat,
-            chosen,
-            out=out,
-            target=wanted,
-            seed=config.audit.seed,
-            batch_size=config.audit.batch_size,
-            class_names=loaded.class_names,
-            progress=progress,
-        )
-    console = Console(highlight=False)
+    try:
+        with show.progress(quiet) as progress:
+            evaluation, files = attack_set(
+                loaded.model,
+                loaded.data.images,
+                loaded.data.labels,
+                loaded.threat,
+                chosen,
+                out=out,
+                target=wanted,
+                seed=config.audit.seed,
+                batch_size=config.audit.batch_size,
+                class_names=loaded.class_names,
+                progress=progress,
+            )
+    except EvaluationInterrupted as stop:
+        _say_what_is_kept(stop.evaluation, len(loaded.data.labels), out)
+        raise typer.Exit(130) from None
     if not quiet:
-        stage = evaluation.stages[0]
-        console.print(
-            f"{stage.attack} on {loaded.model_name} with {loaded.data.name}, {loaded.threat!r}",
-            style="bold",
-            markup=False,
-        )
-        console.print(f"clean accuracy   {evaluation.clean_accuracy}", markup=False)
-        console.print(f"robust accuracy  {evaluation.robust_accuracy}  (one attack only: an upper bound)", markup=False)
-        console.print(f"attack success   {evaluation.attack_success_rate}", markup=False)
-        tried = max(1, stage.tried)
-        console.print(
-            f"per image tried  {stage.forwards / tried:.1f} forward, {stage.backwards / tried:.1f} backward passes"
-        )
-    console.print("saved " + ", ".join(str(path) for path in files), soft_wrap=True, markup=False)
+        _show_evaluation(evaluation, loaded)
+    saved = ", ".join(str(path) for path in files)
+    Console().print(f"saved {saved}", soft_wrap=True, highlight=False, markup=False)
 
 
-def _say(lines: list[str], quiet: bool) -> None:
-    for line in lines:
-        if not quiet and not line.startswith("data:"):
-            Console(stderr=True).print(f"assuming {line}", style="dim", highlight=False, markup=False)
+def _show_evaluation(evaluation: Evaluation, loaded: subject.Subject) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    stage = evaluation.stages[0]
+    title = f"{stage.attack} on {loaded.model_name} with {loaded.data.name}, {loaded.threat!r}"
+    console.print(title, style="bold", markup=False)
+    console.print(f"clean accuracy   {evaluation.clean_accuracy}", markup=False)
+    console.print(f"robust accuracy  {evaluation.robust_accuracy}  (one attack only: an upper bound)", markup=False)
+    console.print(f"attack success   {evaluation.attack_success_rate}", markup=False)
+    tried = max(1, stage.tried)
+    passes = f"{stage.forwards / tried:.1f} forward, {stage.backwards / tried:.1f} backward passes"
+    console.print(f"per image tried  {passes}")
+
+
+def _say_what_is_kept(evaluation: Evaluation, n: int, out: Path) -> None:
+    tried = sum(stage.tried for stage in evaluation.stages)
+    broke = sum(stage.broke for stage in evaluation.stages)
+    if not evaluation.records:
+        sys.stderr.write("interrupted before anything was finished: nothing was kept\n")
+        return
+    sys.stderr.write(
+        f"interrupted: {len(evaluation.records)} of {n} images seen, {tried} attacked, {broke} broken; kept in "
+        f"{out / 'records'}, the same command goes on from there\n"
+    )

@@ -4,17 +4,30 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from sparring.cli import options as o
 from sparring.cli import show, subject
-from sparring.errors import ConfigError
-from sparring.loading import Config
+from sparring.errors import ConfigError, InputError
+
+if TYPE_CHECKING:
+    from sparring.auditing import Report
+    from sparring.loading import Config
 
 FORMS = (".html", ".json", ".xml", ".sarif")
+FOLDER = Path("sparring-report")
+
+EffortFlag = Annotated[
+    str | None,
+    typer.Option(
+        help="How hard to try, --effort thorough: quick while developing, standard (default) for a number to report, "
+        "thorough to publish one, autoattack for that standard's own attacks. `sparring attack --list` shows what each "
+        "may run; the report says what it ran and what that cost.",
+        autocompletion=o.completing(o.EFFORTS),
+    ),
+]
 
 
 def audit(
@@ -23,27 +36,61 @@ def audit(
     n: o.NumberFlag = None,
     eps: o.EpsFlag = None,
     norm: o.NormFlag = None,
-    effort: Annotated[str | None, typer.Option(help="quick, standard or thorough.")] = None,
+    effort: EffortFlag = None,
     attack: Annotated[
         list[str] | None,
-        typer.Option("--attack", "-a", help="Instead of an effort; repeat it: pgd:steps=100,restarts=5"),
+        typer.Option(
+            "--attack",
+            "-a",
+            help="Instead of an effort, --attack pgd:steps=100,restarts=5; repeat it for several, run in this order. "
+            "One of your own: --attack my_attack.py:Mine:steps=3.",
+        ),
     ] = None,
-    target: Annotated[str | None, typer.Option(help="Class every image is to be turned into (number or name).")] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(help="Class every image is to be turned into, number or name, --target 7; default: any other."),
+    ] = None,
     fail_under: Annotated[
-        float | None, typer.Option(help="Exit 1 if the lower end of robust accuracy's interval is below this share.")
+        float | None,
+        typer.Option(
+            help="The gate, --fail-under 0.4: exit 1 if the lower end of the robust accuracy's interval is below this "
+            "share, or if a finding says that the number can't be believed."
+        ),
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for the reports and the records.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            help="Folder for report.html, report.json, report.xml, report.sarif and the records to resume from, "
+            "--out audit; default: sparring-report.",
+        ),
+    ] = None,
     report: Annotated[
-        list[Path] | None, typer.Option(help="Report file by suffix .html .json .xml .sarif; repeat it.")
+        list[Path] | None,
+        typer.Option(
+            help="Only this report, form by suffix .html .json .xml (JUnit) .sarif, --report gate.xml; repeat it. "
+            "Without --out the records lie beside the first one, here in gate-records."
+        ),
     ] = None,
     weights: o.WeightsFlag = None,
     mean: o.MeanFlag = None,
     std: o.StdFlag = None,
     outputs: o.OutputsFlag = None,
+    output_index: o.IndexFlag = None,
+    device: o.DeviceFlag = None,
     size: o.SizeFlag = None,
+    channels: o.ChannelsFlag = None,
     seed: o.SeedFlag = None,
     batch_size: o.BatchFlag = None,
     config: o.ConfigFlag = None,
+    baseline: Annotated[
+        Path | None,
+        typer.Option(
+            help="A report.json of an earlier audit, --baseline old/report.json: the new report names the images that "
+            "are newly broken and newly robust."
+        ),
+    ] = None,
     open_report: Annotated[bool, typer.Option("--open", help="Open the HTML report in a browser.")] = False,
     quiet: o.QuietFlag = False,
 ) -> None:
@@ -70,62 +117,107 @@ def audit(
         "mean": o.numbers(mean, "--mean"),
         "std": o.numbers(std, "--std"),
         "outputs": outputs,
+        "output_index": o.index(output_index),
+        "device": device,
         "size": o.whole_numbers(size, "--size"),
+        "channels": channels,
         "seed": seed,
         "batch_size": batch_size,
     }
-    declared = o.declared(config, **flags)
-    raise typer.Exit(run(declared.config, out=out, target=target, open_report=open_report, quiet=quiet))
+    if effort is not None and attack:
+        raise ConfigError("give --effort or --attack, not both: an effort is a list of attacks")
+    settings = o.declared(config, **flags).config
+    if effort is not None:  # over the attacks of the file, too
+        settings = settings.model_copy(update={"audit": settings.audit.model_copy(update={"attacks": None})})
+    exit_code = run(settings, out=out, target=target, baseline=baseline, open_report=open_report, quiet=quiet)
+    raise typer.Exit(exit_code)
 
 
-def run(config: Config, *, out: Path | None, target: str | None, open_report: bool, quiet: bool) -> int:
+def run(
+    config: Config,
+    *,
+    out: Path | None,
+    target: str | None,
+    open_report: bool,
+    quiet: bool,
+    baseline: Path | None = None,
+) -> int:
     """Audit what `config` declares, show and save the report; the exit code."""
-    from sparring.auditing import AuditInterrupted
-    from sparring.auditing import audit as call
+    from rich.console import Console
 
-    console = Console()
     config, assumed = subject.with_defaults(config)
-    for line in () if quiet else assumed:
-        Console(stderr=True).print(f"assuming {line}", style="dim", highlight=False, markup=False)
-    folder = out or Path("sparring-report")
-    paths = config.audit.reports or tuple(folder / f"report{form}" for form in FORMS)
-    _check_reports(paths)
+    paths, records = _places(config, out)
+    from sparring.auditing import AuditInterrupted, audit
+    from sparring.loading import as_script
+
+    old = _baseline(baseline)
+    attacks = None if config.audit.attacks is None else subject.attacks(config.audit.attacks)
+    show.assumptions(() if quiet else assumed)
     loaded = subject.load(config)
     wanted = subject.target_class(config, target, loaded.class_names)
+    interrupted = False
     try:
         with show.progress(quiet) as progress:
-            report = call(
+            report = audit(
                 loaded.model,
                 loaded.data.images,
                 loaded.data.labels,
                 loaded.threat,
                 effort=config.audit.effort,
-                attacks=config.audit.attacks,
+                attacks=attacks,
                 targets=None if wanted is None else loaded.data.labels.new_full((len(loaded.data.labels),), wanted),
                 seed=config.audit.seed,
                 batch_size=config.audit.batch_size,
-                out=config.audit.records or folder / "records",
+                out=records,
                 fail_under=config.audit.fail_under,
+                baseline=old,
                 class_names=loaded.class_names,
                 model_label=loaded.model_name,
                 data_label=loaded.data.name,
+                setup=as_script(loaded.config, wanted),
                 progress=progress,
             )
-        interrupted = False
     except AuditInterrupted as stop:
         report, interrupted = stop.report, True
     saved = [report.save(path) for path in paths]
+    console = Console()
     if not quiet:
         from sparring.reports import terminal
 
         terminal.render(report, console)
     console.print("saved " + ", ".join(str(path) for path in saved), markup=False, highlight=False, soft_wrap=True)
     if interrupted:
-        sys.stderr.write("interrupted: what was finished is kept, the same command goes on from there\n")
+        sys.stderr.write(f"interrupted: what was finished is kept in {records}, the same command goes on from there\n")
         return 130
     if open_report:
         show.open_in_browser(next((path for path in saved if path.suffix == ".html"), saved[0]))
     return 1 if report.gate is not None and not report.gate.passed else 0
+
+
+def _places(config: Config, out: Path | None) -> tuple[tuple[Path, ...], Path]:
+    """The reports and the folder of the records: what was asked for, else all forms in one folder, else (reports
+    alone were named) records beside the first report.
+    """
+    named = config.audit.reports
+    folder = out or FOLDER
+    paths = named or tuple(folder / f"report{form}" for form in FORMS)
+    _check_reports(paths)
+    beside = named[0].with_name(f"{named[0].stem}-records") if named and out is None else folder / "records"
+    return paths, config.audit.records or beside
+
+
+def _baseline(path: Path | None) -> Report | None:
+    """The report to compare with, read before the work begins."""
+    if path is None:
+        return None
+    from sparring.auditing import load_report
+
+    try:
+        return load_report(path.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"--baseline {path} cannot be read: {error.strerror}; name an audit's report.json") from error
+    except InputError as error:
+        raise ConfigError(f"--baseline {path}: {error}; name an audit's report.json") from error
 
 
 def _check_reports(paths: tuple[Path, ...]) -> None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from sparring.cli import options as o
 from sparring.cli import subject
 from sparring.errors import ConfigError
-from sparring.loading import Config, declared_data, declared_model, merge, render_config
+
+if TYPE_CHECKING:
+    from sparring.loading import Config
 
 
 def init(
@@ -21,11 +22,16 @@ def init(
     mean: o.MeanFlag = None,
     std: o.StdFlag = None,
     outputs: o.OutputsFlag = None,
+    output_index: o.IndexFlag = None,
+    device: o.DeviceFlag = None,
     size: o.SizeFlag = None,
+    channels: o.ChannelsFlag = None,
     n: o.NumberFlag = None,
     eps: o.EpsFlag = None,
     norm: o.NormFlag = None,
-    path: Annotated[Path, typer.Option("--out", "-o", help="File to write.")] = o.DEFAULT_CONFIG,
+    path: Annotated[
+        Path, typer.Option("--out", "-o", help="File to write, --out ci/sparring.toml.")
+    ] = o.DEFAULT_CONFIG,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file if it is there.")] = False,
 ) -> None:
     """Look at the model and the data and write down model, data and threat as `sparring.toml`.
@@ -35,25 +41,40 @@ def init(
 
       sparring init -m mypackage.nets:small --weights net.safetensors -d ./pictures --size 32
     """
-    from sparring.auditing import first_look
-    from sparring.files import write_whole
+    from sparring.files import check_writable
+    from sparring.loading import Config, merge
 
+    check_writable(path)
     if path.exists() and not force:
         raise ConfigError(f"{path} is already there: edit it, choose another --out, or overwrite it with --force")
-    config = merge(
-        Config(),
-        model=model,
-        data=data,
-        weights=weights,
-        mean=o.numbers(mean, "--mean"),
-        std=o.numbers(std, "--std"),
-        outputs=outputs,
-        size=o.whole_numbers(size, "--size"),
-        n=n,
-        eps=eps,
-        norm=norm,
-    )
+    flags = {
+        "model": model,
+        "data": data,
+        "weights": weights,
+        "mean": o.numbers(mean, "--mean"),
+        "std": o.numbers(std, "--std"),
+        "outputs": outputs,
+        "output_index": o.index(output_index),
+        "device": device,
+        "size": o.whole_numbers(size, "--size"),
+        "channels": channels,
+        "n": n,
+        "eps": eps,
+        "norm": norm,
+    }
+    config = merge(Config(), **o.completed(Config(), flags))
     config, assumed = subject.with_defaults(config)
+    _write(config, assumed, path)
+
+
+def _write(config: Config, assumed: list[str], path: Path) -> None:
+    """Look at what `config` declares, write it down, and say what was seen."""
+    from rich.console import Console
+
+    from sparring.auditing import first_look
+    from sparring.files import write_whole
+    from sparring.loading import declared_data, declared_model, merge, render_config
+
     images = declared_data(config)
     look = first_look(declared_model(config), images.images, images.labels)
     if look.probabilities:

@@ -3,42 +3,107 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sparring.budget import NORMS
 from sparring.errors import ConfigError
-from sparring.loading import BUILTIN, Config, load_config, merge
+from sparring.loading.names import DATA_SETS, MODELS
+
+if TYPE_CHECKING:
+    from sparring.loading import Config
 
 DEFAULT_CONFIG = Path("sparring.toml")
 DEFAULT_EPS = {"linf": "8/255", "l2": 0.5, "l1": 12, "l0": 10}
 """Budgets of the literature for colour pictures; the screen says when one of them was taken."""
+EFFORTS = ("quick", "standard", "thorough", "autoattack")
+OUTPUTS = ("logits", "probabilities", "one-logit", "one-probability")
+"""Names that the shell completes; a test keeps them equal to what the library knows."""
+
+
+def completing(names: Iterable[str]) -> Callable[[str], list[str]]:
+    """What the shell offers for a flag: the names that begin as typed."""
+    return lambda incomplete: [name for name in names if name.startswith(incomplete)]
+
 
 ConfigFlag = Annotated[
-    Path | None, typer.Option("--config", "-c", help="Declaration file; ./sparring.toml is read if it is there.")
+    Path | None,
+    typer.Option("--config", "-c", help="Declaration, --config ci/sparring.toml; ./sparring.toml is read if there."),
 ]
 ModelFlag = Annotated[
     str | None,
-    typer.Option("--model", "-m", help="digits-cnn, imagenet-lite0..2, package.module:factory or file.py:factory."),
+    typer.Option(
+        "--model",
+        "-m",
+        help="Import path or file of what builds it, --model mypackage.nets:small or --model nets.py:small; "
+        "or built in: digits-cnn, imagenet-lite0, imagenet-lite1, imagenet-lite2.",
+        autocompletion=completing(MODELS),
+    ),
 ]
-WeightsFlag = Annotated[Path | None, typer.Option(help=".safetensors, or a checkpoint of plain tensors (state_dict).")]
-MeanFlag = Annotated[str | None, typer.Option(help="Normalisation inside the model: 0.5 or 0.485,0.456,0.406.")]
-StdFlag = Annotated[str | None, typer.Option(help="Normalisation inside the model: 0.5 or 0.229,0.224,0.225.")]
+WeightsFlag = Annotated[
+    Path | None,
+    typer.Option(help="Its weights, --weights net.safetensors; or a checkpoint of plain tensors (a state_dict)."),
+]
+MeanFlag = Annotated[
+    str | None,
+    typer.Option(help="Subtracted inside the model, --mean 0.5 or per channel --mean 0.485,0.456,0.406."),
+]
+StdFlag = Annotated[
+    str | None,
+    typer.Option(help="Divided by inside the model, --std 0.5 or per channel --std 0.229,0.224,0.225."),
+]
 OutputsFlag = Annotated[
-    str | None, typer.Option(help="What the model returns: logits, probabilities, one-logit, one-probability.")
+    str | None,
+    typer.Option(
+        help="What the model returns, --outputs probabilities; logits (default), probabilities, one-logit or "
+        "one-probability.",
+        autocompletion=completing(OUTPUTS),
+    ),
+]
+IndexFlag = Annotated[
+    str | None,
+    typer.Option(
+        "--output-index",
+        help="Which element of the tuple or mapping the model returns, --output-index 0 or --output-index logits.",
+    ),
+]
+DeviceFlag = Annotated[
+    str | None, typer.Option(help="Where the model runs, --device cuda or --device cuda:1; default: cpu.")
 ]
 DataFlag = Annotated[
     str | None,
-    typer.Option("--data", "-d", help="digits, mnist5k, fashion-mnist, photos, a folder, .npz or idx file."),
+    typer.Option(
+        "--data",
+        "-d",
+        help="A folder of class folders, --data ./pictures; an .npz or idx file; or built in: digits, mnist5k, "
+        "fashion-mnist, photos.",
+        autocompletion=completing(DATA_SETS),
+    ),
 ]
-SizeFlag = Annotated[str | None, typer.Option(help="Resize pictures: 224 or 224,160 (height,width).")]
-NumberFlag = Annotated[int | None, typer.Option("-n", "--n", help="How many images, class-balanced; default all.")]
-NormFlag = Annotated[str | None, typer.Option(help="linf, l2, l1 or l0.")]
-EpsFlag = Annotated[str | None, typer.Option("--eps", "-e", help='Budget in units of the images: 0.1 or "8/255".')]
-SeedFlag = Annotated[int | None, typer.Option(help="Seed of every random draw.")]
-BatchFlag = Annotated[int | None, typer.Option(help="Images per call of the model; default: chosen from the model.")]
+SizeFlag = Annotated[str | None, typer.Option(help="Resize pictures, --size 224 or height,width as in --size 224,160.")]
+ChannelsFlag = Annotated[
+    int | None,
+    typer.Option(help="What the model wants, --channels 1 for grey, --channels 3 for colour; default: as stored."),
+]
+NumberFlag = Annotated[
+    int | None, typer.Option("-n", "--n", help="How many images, --n 500, class-balanced; default: all.")
+]
+NormFlag = Annotated[
+    str | None,
+    typer.Option(help="How a change is measured, --norm l2; linf, l2, l1 or l0.", autocompletion=completing(NORMS)),
+]
+EpsFlag = Annotated[
+    str | None,
+    typer.Option("--eps", "-e", help="Budget in units of the images, which span 0 to 1: --eps 8/255 or --eps 0.1."),
+]
+SeedFlag = Annotated[int | None, typer.Option(help="Seed of every random draw, --seed 7; default 0.")]
+BatchFlag = Annotated[
+    int | None, typer.Option(help="Images per call of the model, --batch-size 64; default: chosen from the model.")
+]
 QuietFlag = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no tables.")]
 
 
@@ -52,21 +117,28 @@ class Declared:
 
 def declared(path: Path | None, **flags: Any) -> Declared:
     """`sparring.toml` (the named one, or the one here if any) with the flags laid over it."""
+    from sparring.loading import Config, load_config, merge
+
     found = path if path is not None else (DEFAULT_CONFIG if DEFAULT_CONFIG.exists() else None)
     config = load_config(found) if found is not None else Config()
-    return Declared(merge(config, **_completed(config, flags)), found)
+    return Declared(merge(config, **completed(config, flags)), found)
 
 
-def _completed(config: Config, flags: dict[str, Any]) -> dict[str, Any]:
+def completed(config: Config, flags: dict[str, Any]) -> dict[str, Any]:
     """A flag that only refines (--n, --norm) must not ask for the rest of its table: fill in the usual values."""
     flags = dict(flags)
     spec = flags.get("model") or (config.model.spec if config.model is not None else None)
-    refines_data = any(flags.get(name) is not None for name in ("n", "size"))
-    if config.data is None and flags.get("data") is None and refines_data and spec in BUILTIN:
-        flags["data"] = BUILTIN[spec].data
+    refines_data = any(flags.get(name) is not None for name in ("n", "size", "channels"))
+    if config.data is None and flags.get("data") is None and refines_data and spec in MODELS:
+        flags["data"] = MODELS[spec]
     if config.threat is None and flags.get("eps") is None and flags.get("norm") in DEFAULT_EPS:
         flags["eps"] = DEFAULT_EPS[flags["norm"]]
     return flags
+
+
+def index(text: str | None) -> int | str | None:
+    """0 or "logits"."""
+    return int(text) if text is not None and text.removeprefix("-").isdecimal() else text
 
 
 def numbers(text: str | None, flag: str) -> float | tuple[float, ...] | None:

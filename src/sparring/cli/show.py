@@ -1,21 +1,29 @@
-"""What the commands share on the screen: consoles, progress, a browser."""
+"""What the commands share on the screen: progress, assumptions, a browser."""
 
 from __future__ import annotations
 
 import os
 import sys
 import webbrowser
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bars
 
-from sparring.evaluation import Progress
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bars
 
-Report = Callable[[Progress], None]
+    from sparring.evaluation import Progress
+
+    Report = Callable[[Progress], None]
+
+
+def assumptions(lines: Iterable[str]) -> None:
+    """What was filled in because nobody said it, on standard error."""
+    for line in lines:
+        Console(stderr=True).print(f"assuming {line}", style="dim", highlight=False, markup=False)
 
 
 @contextmanager
@@ -31,8 +39,10 @@ def progress(quiet: bool = False) -> Iterator[Report]:
 
 
 def _bars() -> Bars:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[robust]}"))
-    return Bars(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True)
+    return Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True)
 
 
 def _on_terminal(bars: Bars) -> Report:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from sparring.cli.options import DEFAULT_EPS
-from sparring.errors import ConfigError, unknown
-from sparring.loading import BUILTIN, Config, Dataset, ModelInfo, declared_data, declared_model, declared_threat, merge
-from sparring.loading import model_info as _model_info
-from sparring.threat import ThreatModel
+from sparring.errors import ConfigError, InputError, SparringError, unknown
+from sparring.loading.names import MODELS
+
+if TYPE_CHECKING:
+    from sparring.attacks import Attack
+    from sparring.loading import Config, Dataset, ModelInfo
+    from sparring.threat import ThreatModel
 
 
 @dataclass(frozen=True)
@@ -26,13 +31,17 @@ class Subject:
 
 def with_defaults(config: Config) -> tuple[Config, list[str]]:
     """Fill in what a built-in model knows and the usual budget; returns what was assumed, to be shown."""
+    from sparring.loading import merge
+    from sparring.loading.config import present
+
     assumed = []
-    info = builtin_info(config)
-    if info is not None and config.data is None:
-        config = merge(config, data=info.data)
-        assumed.append(f"data: {info.data} (fits {info.name})")
-    if info is not None and config.data is not None and config.data.size is None and config.data.source == "photos":
-        config = merge(config, size=info.shape[1])
+    spec = present(config.model, "model").spec
+    if spec in MODELS and config.data is None:
+        config = merge(config, data=MODELS[spec])
+        assumed.append(f"data: {MODELS[spec]} (fits {spec})")
+    if spec in MODELS and config.data is not None and config.data.source == "photos" and config.data.size is None:
+        info = builtin_info(config)
+        config = merge(config, size=None if info is None else info.shape[1])
     if config.threat is None:
         config = merge(config, norm="linf", eps=DEFAULT_EPS["linf"])
         assumed.append(f"threat: linf eps {DEFAULT_EPS['linf']} (no --eps given)")
@@ -41,11 +50,48 @@ def with_defaults(config: Config) -> tuple[Config, list[str]]:
 
 def builtin_info(config: Config) -> ModelInfo | None:
     """What is known of the declared model if it is a built-in one."""
-    return _model_info(config.model.spec) if config.model is not None and config.model.spec in BUILTIN else None
+    if config.model is None or config.model.spec not in MODELS:
+        return None
+    from sparring.loading import model_info
+
+    return model_info(config.model.spec)
+
+
+def attacks(texts: Iterable[str]) -> list[Attack]:
+    """Attacks from their text forms. One of your own is imported by name, `my_attack:Mine:steps=3`, or from its file,
+    `my_attack.py:Mine:steps=3`; the current folder can be imported from meanwhile, as with `python -m`.
+    """
+    return [_attack(text) for text in texts]
+
+
+def _attack(text: str) -> Attack:
+    from sparring.attacks import ATTACKS, parse
+    from sparring.loading.factories import importable
+
+    place, _, rest = text.strip().partition(":")
+    if place in ATTACKS:
+        return parse(text)
+    folders = [Path.cwd()]
+    if place.endswith(".py"):
+        file = Path(place).expanduser()
+        if not file.is_file():
+            raise InputError(f"attack {text!r}: the file {file} does not exist (the current folder is {Path.cwd()})")
+        if not rest:
+            raise InputError(f"attack {text!r} names a file but nothing in it: write {text + ':ClassName'!r}")
+        folders, text = [file.parent], f"{file.stem}:{rest}"
+    try:
+        with importable(*folders):
+            return parse(text)
+    except SparringError:
+        raise
+    except (Exception, SystemExit) as error:  # the user's code may raise anything
+        raise InputError(f"attack {text!r}: importing it raised {type(error).__name__}: {error}") from error
 
 
 def load(config: Config) -> Subject:
     """Load everything the declaration names."""
+    from sparring.loading import declared_data, declared_model, declared_threat, merge
+
     model, data = declared_model(config), declared_data(config)
     info = builtin_info(config)
     if info is not None and data.class_names is not None and data.class_names != info.class_names:

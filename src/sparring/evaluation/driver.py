@@ -12,18 +12,23 @@ import torch
 from torch import Tensor
 
 from sparring.attacks.base import Attack
+from sparring.black_box import access_of
 from sparring.errors import InputError, ModelError
 from sparring.estimate import proportion
-from sparring.evaluation.effort import chosen_attacks
+from sparring.evaluation.effort import chosen_plan
 from sparring.evaluation.evaluation import Evaluation, StageSummary, State
 from sparring.evaluation.records import Adversarials, ChunkResult, DiskStore, MemoryStore, Outcome
+from sparring.evaluation.stages import Plan, Setting, Stage
 from sparring.evaluation.task import Images, Task, checked_task, run_key
 from sparring.goal import Goal, Untargeted
 from sparring.losses import class_margin
 from sparring.model import Model, frozen_eval
-from sparring.problem import Problem, check_classes
+from sparring.problem import Problem, added_up, check_classes
 from sparring.rng import Streams, digests
-from sparring.threat import ThreatModel
+from sparring.threat import Threat
+
+ASKED = 64
+"""Images whose gradients are looked at before a plan begins."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,7 @@ def evaluate(
     model: Model,
     images: Images,
     labels: Tensor,
-    threat: ThreatModel,
+    threat: Threat,
     *,
     attacks: Sequence[Attack | str] | None = None,
     effort: str = "standard",
@@ -66,7 +71,8 @@ def evaluate(
 
     Only images that still stand go on to the next attack. Every candidate is checked against box and budget in
     float64, and the model is asked again, before it counts. labels: int64 (N,). targets: one class per image for a
-    targeted evaluation. attacks: objects or text; else those of `effort` ("quick", "standard", "thorough").
+    targeted evaluation. attacks: objects or text; else `effort` ("quick", "standard",
+    "thorough", "autoattack") chooses them image by image.
     out: a folder for records and adversarials; an interrupted run with the same model, data, threat, attacks and
     seed goes on from there. keep: False forgets the adversarials (where only the counts are wanted). batch_size:
     images per call of the model, chosen from the model when None.
@@ -74,73 +80,129 @@ def evaluate(
 
     Raises `InputError` or `ModelError` for unusable input, `EvaluationInterrupted` on Ctrl-C.
     """
-    chosen = chosen_attacks(attacks, effort)
+    plan, drawn_on = chosen_plan(attacks, effort)
     task = checked_task(model, images, labels, targets, threat, seed, batch_size)
-    for attack in chosen:
-        attack.check_threat(threat)
-    store = MemoryStore(keep) if out is None else DiskStore(Path(out), run_key(task, chosen))
+    if attacks is not None:
+        for attack in drawn_on:
+            attack.check_threat(threat)
+            attack.check_access(model, threat)
+    recipe = [str(attack) for attack in drawn_on] if attacks is not None else [f"effort {effort}"]
+    store: MemoryStore | DiskStore = MemoryStore(keep)
+    if out is not None:
+        store = DiskStore(Path(out), run_key(task, recipe, drawn_on), keep, task.ranks.rank)
     try:
         with frozen_eval(model), task.plan.running():
-            return _run(task, chosen, store, progress or (lambda _: None))
+            return _run(task, plan, len(drawn_on), store, progress or (lambda _: None))
     finally:
         store.close()
 
 
 def _run(
-    task: Task, attacks: list[Attack], store: MemoryStore | DiskStore, report: Callable[[Progress], None]
+    task: Task, plan: Plan, expected: int, store: MemoryStore | DiskStore, report: Callable[[Progress], None]
 ) -> Evaluation:
     state = State(task.labels, task.targets)
-    names = [str(attack) for attack in attacks]
     summaries: list[StageSummary] = []
 
     def evaluation(complete: bool) -> Evaluation:
-        found = Adversarials(store.adversarials())
-        records = state.records(names)
-        return Evaluation(task.threat, records, tuple(summaries), found, task.seed, complete, task.targets is not None)
+        return Evaluation(
+            task.threat,
+            state.records([summary.attack for summary in summaries]),
+            tuple(summaries),
+            Adversarials(store.adversarials()),
+            task.seed,
+            complete,
+            task.targets is not None,
+            state.missed_bound if complete else None,
+        )
 
+    stage: Stage | None = None
     results: list[ChunkResult] = []
-    number = 0
     try:
-        for number, attack in enumerate([None, *attacks]):
+        _over_chunks(task, None, 0, expected, state, store, report, results)
+        for number, stage in enumerate(plan(state, _setting(task, state)), start=1):
             results = []
-            for chunk, part in enumerate(task.chunks()):
-                result = _chunk(task, attack, number, chunk, part, state, store)
-                state.apply(result)
-                results.append(result)
-                seen = max(1, int(state.seen.sum()))
-                name = str(attack) if attack else "clean"
-                report(Progress(name, number, len(attacks), part.stop, len(task.labels), state.robust() / seen))
-            if attack is not None:
-                summaries.append(_summary(str(attack), results, state, complete=True))
+            _over_chunks(task, stage, number, max(expected, number), state, store, report, results)
+            summaries.append(_summary(stage, results, state, complete=True))
     except KeyboardInterrupt:
-        if number > 0:
-            summaries.append(_summary(names[number - 1], results, state, complete=False))
+        if stage is not None:
+            summaries.append(_summary(stage, results, state, complete=False))
         raise EvaluationInterrupted(evaluation(complete=False)) from None
     return evaluation(complete=True)
 
 
+def _setting(task: Task, state: State) -> Setting:
+    """What a plan may know of the model: what it shows and, if it asks, whether its gradients look masked."""
+    access = access_of(task.model)
+
+    def masked() -> bool:
+        if access != "gradients":
+            return False
+        part = slice(0, min(ASKED, len(task.labels)))
+        problem = _problem(task, task.read(part), task.goal(part), "gradients")
+        grad = problem.gradient(problem.images, "margin").grad
+        state.forwards[part] += problem.ledger.forwards
+        state.backwards[part] += problem.ledger.backwards
+        return not bool(grad.flatten(1).any(1).all())
+
+    return Setting(task.threat.norm, access, task.seed, masked)
+
+
+def _over_chunks(
+    task: Task,
+    stage: Stage | None,
+    number: int,
+    stages: int,
+    state: State,
+    store: MemoryStore | DiskStore,
+    report: Callable[[Progress], None],
+    results: list[ChunkResult],
+) -> None:
+    """One stage on all chunks, each result applied and appended to `results`; stage None is the clean pass."""
+    chosen = None
+    if stage is not None:
+        chosen = state.standing() if stage.rows is None else stage.rows & state.standing()
+    name = str(stage.attack) if stage else "clean"
+    chunks = task.chunks()
+
+    def work() -> list[ChunkResult]:
+        own = []
+        for chunk, part in enumerate(chunks):
+            if task.ranks.mine(chunk):
+                own.append(_chunk(task, stage, number, chunk, part, chosen, state, store))
+                state.apply(own[-1])
+                results.append(own[-1])
+            robust = state.robust() / max(1, int(state.seen.sum()))
+            report(Progress(name, number, stages, part.stop, len(task.labels), robust))
+        return own if task.ranks.size == 1 else [store.portable(result) for result in own]
+
+    for result in task.ranks.gathered(work):
+        if not task.ranks.mine(result.chunk):
+            state.apply(result)
+            results.append(result)
+            store.remember(result)
+
+
 def _chunk(
     task: Task,
-    attack: Attack | None,
-    stage: int,
+    stage: Stage | None,
+    number: int,
     chunk: int,
     part: slice,
+    chosen: Tensor | None,
     state: State,
     store: MemoryStore | DiskStore,
 ) -> ChunkResult:
-    standing = state.standing()[part]
-    if attack is not None and not bool(standing.any()):
-        return ChunkResult(stage, chunk, "", (), torch.empty(0, dtype=torch.int64), None, 0, 0.0, ())
+    rows = torch.arange(part.start, part.stop) if chosen is None else chosen[part].nonzero().flatten() + part.start
+    if not len(rows):
+        return ChunkResult(number, chunk, "", (), torch.empty(0, dtype=torch.int64), None, 0, 0.0, ())
     images = task.read(part)
     identity = task.chunk_digest(images, part)
-    if attack is None:
-        state.digests[part] = [d.hex()[:16] for d in digests(images)]
-    stored = store.load(stage, chunk, identity)
-    if stored is not None:
+    stored = store.load(number, chunk, identity)
+    if stored is not None and [outcome.index for outcome in stored.outcomes] == rows.tolist():
         return stored
     start = time.perf_counter()
-    result = _clean_pass(task, images, part) if attack is None else _attack_pass(task, attack, images, part, standing)
-    result = replace(result, stage=stage, chunk=chunk, digest=identity, seconds=time.perf_counter() - start)
+    result = _clean_pass(task, images, part) if stage is None else _attack_pass(task, stage.attack, images, part, rows)
+    result = replace(result, stage=number, chunk=chunk, digest=identity, seconds=time.perf_counter() - start)
     store.save(result)
     return result
 
@@ -160,13 +222,13 @@ def _clean_pass(task: Task, images: Tensor, part: slice) -> ChunkResult:
     return _result(outcomes, rows[:0], None, 0, problem)
 
 
-def _attack_pass(task: Task, attack: Attack, images: Tensor, part: slice, standing: Tensor) -> ChunkResult:
-    rows = standing.nonzero().flatten() + part.start
-    given = _problem(task, images[standing.to(images.device)], task.goal(rows), str(attack))
+def _attack_pass(task: Task, attack: Attack, images: Tensor, part: slice, rows: Tensor) -> ChunkResult:
+    here = (rows - part.start).to(images.device)
+    given = _problem(task, images[here], task.goal(rows), str(attack))
     candidates = _checked_candidates(attack, attack.run(given), given.images)
     # Verified against fresh originals, goal and flags: what the attack did to those it was given is of no account.
     with frozen_eval(task.model):
-        originals = images[standing.to(images.device)]
+        originals = images[here]
         problem = Problem.build(task.model, originals, task.goal(rows), task.threat, given.streams, task.plan)
         problem = replace(problem, ledger=given.ledger)
         fits = task.threat.contains(originals, candidates)
@@ -191,9 +253,10 @@ def _checked_candidates(attack: Attack, found: object, images: Tensor) -> Tensor
 def _outcomes(problem: Problem, rows: Tensor, logits: Tensor, met: Tensor, distance: Tensor) -> tuple[Outcome, ...]:
     margins = problem.goal.sign * class_margin(logits, problem.goal.reference)
     columns = (rows, logits.argmax(1), margins, met, distance, problem.ledger.forwards, problem.ledger.backwards)
+    names = problem.streams.names
     return tuple(
-        Outcome(i, p, m if math.isfinite(m) else None, ok, d, f, b)
-        for i, p, m, ok, d, f, b in zip(*(column.tolist() for column in columns), strict=True)
+        Outcome(i, name, p, m if math.isfinite(m) else None, ok, d, f, b)
+        for name, i, p, m, ok, d, f, b in zip(names, *(column.tolist() for column in columns), strict=True)
     )
 
 
@@ -209,10 +272,11 @@ def _problem(task: Task, images: Tensor, goal: Goal, purpose: str) -> Problem:
     return Problem.build(task.model, images, goal, task.threat, streams, task.plan)
 
 
-def _summary(name: str, results: list[ChunkResult], state: State, *, complete: bool) -> StageSummary:
+def _summary(stage: Stage, results: list[ChunkResult], state: State, *, complete: bool) -> StageSummary:
     outcomes = [outcome for result in results for outcome in result.outcomes]
     return StageSummary(
-        attack=name,
+        attack=str(stage.attack),
+        purpose=stage.purpose,
         tried=len(outcomes),
         broke=sum(o.met for o in outcomes),
         robust_after=proportion(state.robust(), int(state.seen.sum())),
@@ -221,5 +285,5 @@ def _summary(name: str, results: list[ChunkResult], state: State, *, complete: b
         seconds=sum(r.seconds for r in results),
         rejected=sum(r.rejected for r in results),
         complete=complete,
-        notes=tuple(dict.fromkeys(note for r in results for note in r.notes)),
+        notes=added_up(note for r in results for note in r.notes),
     )

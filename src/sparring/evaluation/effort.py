@@ -1,46 +1,168 @@
-"""How much to spend: named lists of attacks. Noise comes last: what it still breaks, the gradients missed."""
+"""How much to spend, and on which images: plans that look at what each attack did before they choose the next."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
-from sparring.attacks import PGD, Attack, RandomNoise, parse
-from sparring.errors import InputError, unknown
+from torch import Tensor
 
-EFFORTS: dict[str, tuple[Attack, ...]] = {
-    "quick": (
-        PGD(steps=10, loss="margin", schedule="cosine", random_start=False),
-        PGD(steps=20, schedule="cosine"),
-        RandomNoise(draws=5),
+from sparring.attacks import ATTACKS, FGSM, PGD, Attack, MultiTargeted, RandomNoise, parse
+from sparring.attacks.apgd import APGD
+from sparring.attacks.square import Square
+from sparring.black_box import ACCESS
+from sparring.errors import InputError, UnsupportedError, unknown
+from sparring.evaluation.evaluation import State
+from sparring.evaluation.spot_check import spot_check
+from sparring.evaluation.stages import Plan, Setting, Stage, drawn, in_turn, nearest
+
+SAMPLE = 60
+"""Images of a spot check: none broken bounds the share that is missed at about 5 %."""
+NEAREST = 0.12
+"""Share of the images that stand, those with the smallest margins, that always counts as close to breaking ..."""
+STRETCH = 2.0
+"""... and so does every image that twice the effect of the last two attacks would break."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effort:
+    """Attacks and the images they go to, in the order of the fields.
+
+    everyone: all images that stand. close: those with the smallest margins, the more of them the more the last attacks
+    of `everyone` still took off the margins. sampled: a random sample; and everyone, if they break one or gradients
+    look masked. noise: everyone, last, since what it breaks the gradients missed. blind: with `everyone`, for a model
+    that shows no gradients. check: a random sample of all that were not `close`, to bound what was missed.
+    """
+
+    about: str
+    everyone: tuple[Attack, ...]
+    close: tuple[Attack, ...] = ()
+    sampled: tuple[Attack, ...] = ()
+    noise: tuple[Attack, ...] = ()
+    blind: tuple[Attack, ...] = ()
+    check: tuple[Attack, ...] = ()
+
+    @property
+    def attacks(self) -> tuple[Attack, ...]:
+        """All attacks that it may use."""
+        every = (*self.everyone, *self.close, *self.sampled, *self.noise, *self.blind, *self.check)
+        return tuple(dict.fromkeys(every))
+
+    def plan(self, state: State, setting: Setting) -> Iterator[Stage]:
+        """Stage after stage; see the class."""
+        fitting = _Fitting(setting)
+        everyone = fitting(self.everyone) if setting.access == "gradients" else fitting((*self.everyone, *self.blind))
+        if not everyone:
+            everyone = fitting(kind() for kind in ATTACKS.values())
+        if not everyone:
+            raise UnsupportedError(f"no attack works in {setting.norm} on a model that shows {setting.access}")
+        margins = []
+        for attack in everyone:
+            margins.append(state.margin_values())
+            yield Stage(attack)
+        close = _close(state, margins[-2:][0])
+        for attack in fitting(self.close):
+            yield Stage(attack, close, "close to breaking")
+        yield from _sampled(state, setting, fitting(self.sampled))
+        for attack in fitting(self.noise):
+            yield Stage(attack)
+        for attack in fitting(self.check)[:1]:
+            yield from spot_check(state, setting, attack, ~close, SAMPLE)
+
+
+class _Fitting:
+    """Picks the attacks that work in a setting."""
+
+    def __init__(self, setting: Setting) -> None:
+        self._setting = setting
+
+    def __call__(self, attacks: Sequence[Attack] | Iterator[Attack]) -> list[Attack]:
+        enough = ACCESS[: ACCESS.index(self._setting.access) + 1]
+        return [attack for attack in attacks if attack.access in enough and self._setting.norm in attack.threats]
+
+
+def _close(state: State, before: Tensor) -> Tensor:
+    """Bool (N,): the images that stand with one of the NEAREST smallest margins, or one that STRETCH times the effect
+    of the last attacks would undo: the 95th percentile of what they took off the margins `before` (N,).
+    """
+    margins, standing = state.margin_values(), state.standing()
+    taken = (before - margins)[standing & before.isfinite() & margins.isfinite()]
+    if not len(taken):
+        return standing
+    within_reach = standing & ~(margins > STRETCH * taken.quantile(0.95))
+    return within_reach | nearest(state, standing, math.ceil(NEAREST * int(standing.sum())))
+
+
+def _sampled(state: State, setting: Setting, attacks: list[Attack]) -> Iterator[Stage]:
+    """Each attack on a sample of what stands; on everything if one breaks an image that gradients did not."""
+    suspicious = bool(attacks) and setting.masked()
+    for attack in attacks:
+        standing = state.standing()
+        rows = standing if suspicious else drawn(state, standing, SAMPLE, str(attack), setting.seed)
+        yield Stage(attack, rows, "gradients look masked" if suspicious else "sample")
+        if not suspicious and bool((rows & ~state.standing()).any()):
+            suspicious = True
+            yield Stage(attack, state.standing() & ~rows, "gradients look masked")
+
+
+_SWEEP = (FGSM(), PGD(steps=10, loss="margin", random_start=False), PGD(steps=20))
+_CLASS_BY_CLASS = MultiTargeted(targets=4, steps=20)
+_APGD_T = APGD(steps=100, loss="dlr", targets=9)
+_AUTOATTACK = (APGD(steps=100), _APGD_T, Square(queries=5000))
+_STRONG = (APGD(steps=50, loss="margin"), MultiTargeted(steps=60, restarts=2, random_start=True), PGD(steps=100))
+_BLIND = (Square(queries=5000),)
+
+EFFORTS: dict[str, Effort] = {
+    "quick": Effort(
+        about="A few dozen gradients per image, for the inner loop of development.",
+        everyone=(*_SWEEP, MultiTargeted(targets=3, steps=10)),
+        noise=(RandomNoise(draws=3),),
+        blind=(Square(queries=500),),
     ),
-    "standard": (
-        PGD(steps=10, loss="margin", schedule="cosine", random_start=False),
-        PGD(steps=40, schedule="cosine", restarts=2),
-        PGD(steps=40, loss="margin", schedule="cosine", restarts=2),
-        PGD(steps=40, loss="dlr", schedule="cosine"),
-        RandomNoise(draws=10),
+    "standard": Effort(
+        about="Every class for everyone, the strong attacks close to the boundary, a spot check on the rest.",
+        everyone=(*_SWEEP, _CLASS_BY_CLASS),
+        close=_STRONG,
+        sampled=(Square(queries=500),),
+        noise=(RandomNoise(draws=5),),
+        blind=_BLIND,
+        check=(_APGD_T, MultiTargeted(steps=100, random_start=True)),
     ),
-    "thorough": (
-        PGD(steps=10, loss="margin", schedule="cosine", random_start=False),
-        PGD(steps=100, schedule="cosine", restarts=5),
-        PGD(steps=100, loss="margin", schedule="cosine", restarts=5),
-        PGD(steps=100, loss="dlr", schedule="cosine", restarts=5),
-        PGD(steps=100),
-        RandomNoise(draws=100),
+    "thorough": Effort(
+        about="The whole ensemble on every image that stands, for publication.",
+        everyone=(*_SWEEP, _CLASS_BY_CLASS, *_STRONG, *_AUTOATTACK, PGD(steps=100, restarts=5, loss="margin")),
+        noise=(RandomNoise(draws=100),),
+        blind=_BLIND,
+    ),
+    "autoattack": Effort(
+        about="AutoAttack's standard version to the letter (Croce & Hein 2020), to compare with published figures.",
+        everyone=_AUTOATTACK,
     ),
 }
-"""Effort to attacks."""
+"""Effort to plan."""
 
 
-def chosen_attacks(attacks: Sequence[Attack | str] | None, effort: str) -> list[Attack]:
-    """The attacks to run: the given ones (objects or text), else those of `effort`.
+def chosen_plan(attacks: Sequence[Attack | str] | None, effort: str) -> tuple[Plan, tuple[Attack, ...]]:
+    """The plan to follow and the attacks it draws on: the given ones in turn, else those of `effort`.
 
-    Raises `InputError` for an unknown effort, an empty list, something that is no attack, or the same one twice.
+    Raises `InputError` as `chosen_attacks` does, and for an unknown effort.
     """
-    if attacks is None:
-        if effort not in EFFORTS:
-            raise InputError(unknown("effort", effort, list(EFFORTS)))
-        return list(EFFORTS[effort])
+    if attacks is not None:
+        chosen = chosen_attacks(attacks)
+        return in_turn(chosen), tuple(chosen)
+    if effort not in EFFORTS:
+        raise InputError(unknown("effort", effort, list(EFFORTS)))
+    return EFFORTS[effort].plan, EFFORTS[effort].attacks
+
+
+def chosen_attacks(attacks: Sequence[Attack | str]) -> list[Attack]:
+    """The given attacks, objects or text, as objects.
+
+    Raises `InputError` for an empty list, something that is no attack, or the same one twice.
+    """
+    if isinstance(attacks, (str, Attack)) or not hasattr(attacks, "__iter__"):
+        raise InputError(f"attacks must be a list such as ['pgd:steps=40'], got {attacks!r} by itself")
     chosen = [parse(attack) if isinstance(attack, str) else attack for attack in attacks]
     if not chosen:
         raise InputError("attacks is empty: name at least one, or leave it out and choose an effort")

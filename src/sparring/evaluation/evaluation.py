@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -9,14 +10,15 @@ from torch import Tensor
 
 from sparring.estimate import Estimate, proportion
 from sparring.evaluation.records import Adversarials, ChunkResult, Record
-from sparring.threat import ThreatModel
+from sparring.threat import Threat
 
 
 @dataclass(frozen=True)
 class StageSummary:
     """One attack of an evaluation: images tried and broken, passes and seconds spent, what it had to note.
 
-    `rejected` candidates claimed to be adversarial but left the budget or the box; they were thrown away.
+    `purpose` says which images it was sent to, and why, where those were not all that stood. `rejected` candidates
+    claimed to be adversarial but left the budget or the box; they were thrown away.
     """
 
     attack: str
@@ -29,13 +31,14 @@ class StageSummary:
     rejected: int
     complete: bool
     notes: tuple[str, ...] = ()
+    purpose: str = ""
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
     """What the attacks did to the images. Robust accuracy is an upper bound: the images nobody broke."""
 
-    threat: ThreatModel
+    threat: Threat
     records: tuple[Record, ...]
     stages: tuple[StageSummary, ...]
     adversarials: Adversarials = field(repr=False)
@@ -84,6 +87,11 @@ class State:
         self.distances = torch.zeros(n, dtype=torch.float64)
         self.forwards = torch.zeros(n, dtype=torch.int64)
         self.backwards = torch.zeros(n, dtype=torch.int64)
+        self.missed_bound: float | None = None
+
+    def margin_values(self) -> Tensor:
+        """The smallest margin seen so far, float64 (N,); infinite where the model gave none."""
+        return torch.tensor([math.inf if m is None else m for m in self.margins], dtype=torch.float64)
 
     def apply(self, result: ChunkResult) -> None:
         """Take over one chunk of one stage; stage 0 is the clean pass."""
@@ -95,6 +103,7 @@ class State:
                 self.margins[o.index] = o.margin
             if result.stage == 0:
                 self.seen[o.index] = True
+                self.digests[o.index] = o.digest
                 self.predictions[o.index] = o.prediction
             elif o.met:
                 self.broken_stage[o.index] = result.stage

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -49,6 +49,7 @@ class Outcome:
     """What one stage learnt about one image. `prediction` and `distance` are those of the verified candidate."""
 
     index: int
+    digest: str
     prediction: int
     margin: float | None
     met: bool
@@ -89,6 +90,14 @@ class MemoryStore:
         if self._keep and result.adversarials is not None and len(result.indices):
             self._shards.append((result.indices, result.adversarials))
 
+    def portable(self, result: ChunkResult) -> ChunkResult:
+        """What another process must be sent of it: without the adversarials where nobody keeps them."""
+        return result if self._keep else replace(result, adversarials=None)
+
+    def remember(self, result: ChunkResult) -> None:
+        """Take over another process's result."""
+        self.save(result)
+
     def adversarials(self) -> dict[int, tuple[Any, int]]:
         """Index of the image -> (shard, row)."""
         return {int(index): (shard, row) for ids, shard in self._shards for row, index in enumerate(ids)}
@@ -98,17 +107,25 @@ class MemoryStore:
 
 
 class DiskStore:
-    """Append-only records of one run in `folder/<key>`; locked against a second process."""
+    """Append-only records of one run in `folder/<key>`; locked against a second process. Without `keep` the verdicts
+    are stored and the adversarials are not; that is another run than one that keeps them. Processes that share a run
+    write a file each (`rank`) and read them all.
+    """
 
-    def __init__(self, folder: Path, key: Mapping[str, Any]) -> None:
-        text = json.dumps(key, sort_keys=True, indent=1)
+    def __init__(self, folder: Path, key: Mapping[str, Any], keep: bool = True, rank: int = 0) -> None:
+        self._keep = keep
+        text = json.dumps(key if keep else {**key, "keep": False}, sort_keys=True, indent=1)
         self.path = folder.absolute() / hashlib.sha256(text.encode()).hexdigest()[:16]
         self._key = text.encode()
         self._done: dict[tuple[int, int], ChunkResult] = {}
         self._shards: dict[int, tuple[Path, int]] = {}
         self._opened: IO[bytes] | None = None
-        check_writable(self.path / "records.jsonl")
-        if (self.path / "records.jsonl").exists():
+        self._file = self.path / (f"records-{rank}.jsonl" if rank else "records.jsonl")
+        check_writable(self._file)
+        for other in sorted(self.path.glob("records*.jsonl")):
+            if other != self._file:
+                self._read(other)
+        if self._file.exists():
             self._open()
 
     def _open(self) -> IO[bytes]:
@@ -117,9 +134,9 @@ class DiskStore:
             return self._opened
         write_whole(self.path / "key.json", self._key)
         try:
-            stream = (self.path / "records.jsonl").open("a+b", buffering=0)
+            stream = self._file.open("a+b", buffering=0)
         except OSError as error:
-            raise RecordsError(f"cannot open {self.path / 'records.jsonl'}: {error.strerror}") from error
+            raise RecordsError(f"cannot open {self._file}: {error.strerror}") from error
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._recover(stream)
@@ -137,14 +154,14 @@ class DiskStore:
         found = self._done.get((stage, chunk))
         if found is None or found.digest != digest:
             return None
-        self._remember(found)
+        self.remember(found)
         return found
 
     def save(self, result: ChunkResult) -> None:
         """Write the shard whole, then the lines, then the closing line; each on disk before the next."""
         stream = self._open()
         content = b""
-        if result.adversarials is not None and len(result.indices):
+        if self._keep and result.adversarials is not None and len(result.indices):
             shard = {"indices": result.indices, "adversarials": result.adversarials.cpu().contiguous()}
             content = safetensors.torch.save(shard)
             write_whole(self._shard(result), content)
@@ -161,7 +178,7 @@ class DiskStore:
             raise InputError(
                 f"cannot write {self.path}: {error.strerror}; what was finished is kept, run again to go on"
             ) from error
-        self._remember(result)
+        self.remember(result)
 
     def adversarials(self) -> dict[int, tuple[Any, int]]:
         """Index of the image -> (shard file, row)."""
@@ -172,7 +189,14 @@ class DiskStore:
         if self._opened is not None:
             self._opened.close()
 
-    def _remember(self, result: ChunkResult) -> None:
+    def portable(self, result: ChunkResult) -> ChunkResult:
+        """What another process must be sent of it: the adversarials are on disk."""
+        return replace(result, adversarials=None)
+
+    def remember(self, result: ChunkResult) -> None:
+        """Know where the adversarials of a stored result are, whichever process wrote them."""
+        if not self._keep:
+            return
         for row, index in enumerate(result.indices.tolist()):
             self._shards[index] = (self._shard(result), row)
 
@@ -186,7 +210,17 @@ class DiskStore:
     def _recover(self, stream: IO[bytes]) -> None:
         """Read what is complete, cut off the rest."""
         stream.seek(0)
-        content = stream.read()
+        os.ftruncate(stream.fileno(), self._take(stream.read(), self._file))
+
+    def _read(self, path: Path) -> None:
+        """Read what another process has completed."""
+        try:
+            self._take(path.read_bytes(), path)
+        except OSError as error:
+            raise RecordsError(f"cannot read {path}: {error.strerror}") from error
+
+    def _take(self, content: bytes, path: Path) -> int:
+        """Take over the complete chunks; returns how many bytes they fill."""
         lines = content.splitlines(keepends=True)
         outcomes: list[Outcome] = []
         read = kept = 0
@@ -203,10 +237,10 @@ class DiskStore:
                     outcomes.append(Outcome(**{f.name: row[f.name] for f in fields(Outcome)}))
             except (ValueError, KeyError, TypeError) as error:
                 if number < len(lines):
-                    where = f"{self.path / 'records.jsonl'} is damaged at line {number}"
+                    where = f"{path} is damaged at line {number}"
                     raise RecordsError(f"{where}: delete the folder or choose another --out") from error
                 break
-        os.ftruncate(stream.fileno(), kept)
+        return kept
 
     def _close_chunk(self, row: dict[str, Any], outcomes: list[Outcome]) -> None:
         result = ChunkResult(
@@ -222,7 +256,7 @@ class DiskStore:
         )
         if len(outcomes) != row["tried"]:
             raise ValueError("a chunk lacks lines")
-        stored_here = row["stage"] > 0 and len(result.indices) > 0
+        stored_here = self._keep and row["stage"] > 0 and len(result.indices) > 0
         if not stored_here or _file_digest(self._shard(result)) == row["shard"]:
             self._done[result.stage, result.chunk] = result
 

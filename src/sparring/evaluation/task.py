@@ -19,11 +19,12 @@ from sparring.attacks import ATTACKS
 from sparring.attacks.base import Attack, check_goal
 from sparring.batching import Plan, plan
 from sparring.errors import InputError
+from sparring.evaluation.ranks import Ranks
 from sparring.goal import Goal, Targeted, Untargeted
 from sparring.model import Model, device_of, model_digest
 from sparring.problem import check_images
 from sparring.rng import digest
-from sparring.threat import ThreatModel
+from sparring.threat import Threat
 
 
 class Images(Protocol):
@@ -54,10 +55,12 @@ class Task:
     images: Images
     labels: Tensor
     targets: Tensor | None
-    threat: ThreatModel
+    threat: Threat
     seed: int
     plan: Plan
     chunk_size: int
+    device: torch.device
+    ranks: Ranks
 
     def chunks(self) -> list[slice]:
         """Fixed, index-aligned pieces; their size depends on the image shape alone."""
@@ -70,14 +73,13 @@ class Task:
         check_images(images, self.threat.bounds)
         if len(images) != part.stop - part.start:
             raise InputError(f"images {part.start}:{part.stop} came back as {len(images)} images")
-        return images.detach().to(device_of(self.model))
+        return images.detach().to(self.device)
 
     def goal(self, part: slice | Tensor) -> Goal:
         """The attacker's goal for these images."""
-        device = device_of(self.model)
         if self.targets is not None:
-            return Targeted(self.targets[part].to(device))
-        return Untargeted(self.labels[part].to(device))
+            return Targeted(self.targets[part]).to(self.device)
+        return Untargeted(self.labels[part]).to(self.device)
 
     def chunk_digest(self, images: Tensor, part: slice) -> str:
         """Identity of a chunk: its images, labels and targets."""
@@ -92,14 +94,14 @@ def checked_task(
     images: Images,
     labels: Tensor,
     targets: Tensor | None,
-    threat: ThreatModel,
+    threat: Threat,
     seed: int,
     batch_size: int | None,
 ) -> Task:
     """Build a task, or raise `InputError` that says what cannot be used."""
     if not callable(model):
         raise InputError(f"model must be callable, images to logits, got {type(model).__name__}")
-    if not isinstance(threat, ThreatModel):
+    if not isinstance(threat, Threat):
         raise InputError(f'threat must be a ThreatModel, such as ThreatModel("linf", "8/255"), got {threat!r}')
     if isinstance(images, Tensor):
         check_images(images, threat.bounds)
@@ -112,35 +114,48 @@ def checked_task(
     if targets is not None:
         check_goal(Targeted(targets), len(images))
         targets = targets.long().cpu()
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise InputError(f"seed must be a whole number >= 0, got {seed!r}")
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise InputError(f"seed must be a whole number from 0 to 2**63 - 1, got {seed!r}")
     first = images[0:2]
     check_images(first, threat.bounds)
     first = first.detach()
-    how = plan(model, first.to(device_of(model)), batch_size)
-    return Task(model, images, labels, targets, threat, seed, how, chunk_size(first[0].numel()))
+    device = device_of(model, first)
+    ranks = Ranks()
+    how = plan(model, first.to(device), batch_size)
+    return Task(
+        model,
+        images,
+        labels,
+        targets,
+        threat,
+        seed,
+        how,
+        chunk_size(first[0].numel(), len(labels), ranks.size),
+        device,
+        ranks,
+    )
 
 
-def chunk_size(numbers_per_image: int) -> int:
-    """Images per chunk: a power of two between 16 and 1024 that keeps a chunk near 32 MiB of float32."""
-    fitting = max(16, min(1024, 2**23 // max(1, numbers_per_image)))
+def chunk_size(numbers_per_image: int, n: int, processes: int = 1) -> int:
+    """Images per chunk: a power of two between 16 and 1024 that keeps a chunk near 32 MiB of float32 and, where
+    several processes share `n` images, gives each of them at least four chunks.
+    """
+    most = 1024 if processes == 1 else min(1024, n // (4 * processes))
+    fitting = max(16, min(most, 2**23 // max(1, numbers_per_image)))
     return int(2 ** (fitting.bit_length() - 1))
 
 
-def run_key(task: Task, attacks: Sequence[Attack]) -> dict[str, Any]:
+def run_key(task: Task, recipe: Sequence[str], attacks: Sequence[Attack]) -> dict[str, Any]:
     """Everything that must be the same for an old record to be used; labels and images go by chunk digests."""
     from sparring import __version__
 
-    threat = task.threat
+    threat, first = task.threat, task.images[0:1]
     return {
         "sparring": __version__,
-        "model": model_digest(task.model, tuple(task.images[0:1].shape[1:]), threat.bounds),
-        "attacks": [str(attack) for attack in attacks],
+        "model": model_digest(task.model, tuple(first.shape[1:]), threat.bounds, first),
+        "attacks": list(recipe),
         "code": [identity for attack in attacks for identity in _code(attack)],
-        "norm": threat.norm,
-        "eps": threat.eps,
-        "bounds": threat.bounds,
-        "mask": None if threat.mask is None else digest(threat.mask).hex(),
+        **threat.key(),
         "goal": "untargeted" if task.targets is None else "targeted",
         "seed": task.seed,
         "chunk": task.chunk_size,
@@ -154,10 +169,12 @@ def _code(attack: Attack) -> list[str]:
     parameters. What cannot be read back by its name (a lambda, a partial, a class typed at a prompt) has no identity
     that outlives the process, so that no old record is ever taken for it.
     """
-    parts = [value for f in dataclasses.fields(attack) if callable(value := getattr(attack, f.name))]
+    values = [getattr(attack, f.name) for f in dataclasses.fields(attack)]
+    wrapped = [identity for value in values if isinstance(value, Attack) for identity in _code(value)]
+    parts = [value for value in values if callable(value) and not isinstance(value, Attack)]
     if type(attack) not in ATTACKS.values():
         parts.append(type(attack))
-    return [_source(part) for part in parts]
+    return [*wrapped, *map(_source, parts)]
 
 
 def _source(thing: object) -> str:

@@ -12,19 +12,19 @@ from sparring.errors import InputError, unknown
 from sparring.loading import digits_cnn, imagenet_lite
 from sparring.loading.builtin_data import DIGIT_NAMES
 from sparring.loading.imagenet_names import imagenet_names
+from sparring.loading.names import MODELS
 
 
 @dataclass(frozen=True)
 class Builtin:
     """How to build a model (`network`, random weights) and where its `weights` come from.
 
-    shape: (C, H, W) of its images; data: the data set to show it with; names: its class names, asked for late.
+    shape: (C, H, W) of its images; names: its class names, asked for late.
     """
 
     network: Callable[[], nn.Module]
     weights: Callable[[], dict[str, Tensor]]
     shape: tuple[int, int, int]
-    data: str
     names: Callable[[], tuple[str, ...]]
     summary: str
 
@@ -46,7 +46,6 @@ def _imagenet_lite(number: int) -> Builtin:
         partial(imagenet_lite.imagenet_lite, number),
         partial(imagenet_lite.imagenet_lite_weights, number),
         (3, side, side),
-        "photos",
         imagenet_names,
         f"EfficientNet-Lite{number}, 1000 ImageNet classes, {side} x {side} colour",
     )
@@ -57,7 +56,6 @@ BUILTIN: dict[str, Builtin] = {
         digits_cnn.digits_cnn,
         digits_cnn.digits_cnn_weights,
         digits_cnn.SHAPE,
-        "digits",
         lambda: DIGIT_NAMES,
         "small convolutional network for scikit-learn's digits, 8 x 8 grey, trained on first use",
     ),
@@ -76,4 +74,4 @@ def model_info(name: str) -> ModelInfo:
     if name not in BUILTIN:
         raise InputError(unknown("built-in model", name, list(BUILTIN)))
     builtin = BUILTIN[name]
-    return ModelInfo(name, builtin.shape, builtin.data, builtin.names(), builtin.summary)
+    return ModelInfo(name, builtin.shape, MODELS[name], builtin.names(), builtin.summary)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from sparring.budget import NORMS, parse_number
 from sparring.errors import ConfigError, DataError, InputError, unknown
-from sparring.loading.builtin_data import DATA_SETS
 from sparring.loading.limits import check_bytes
+from sparring.loading.names import DATA_SETS
 from sparring.loading.paths import existing_file, kind_of, user_path
 from sparring.loading.reason import reason
-from sparring.norms import NORMS
-from sparring.threat import parse_number
+
+_T = TypeVar("_T")
 
 
 def _number_or_fraction(value: Any) -> Any:
@@ -54,13 +55,17 @@ class ModelTable(Table):
     spec: str = Field(min_length=1, description='a built-in name, "package.module:factory" or "file.py:factory"')
     weights: Path | None = Field(default=None, description=".safetensors, or a checkpoint of plain tensors")
     mean: _PerChannel | None = Field(
-        default=None, description="subtracted inside the model, one number or one per channel"
+        default=None, description="subtracted inside the model: one number, or one per channel"
     )
-    std: _PerChannel | None = Field(default=None, description="divided by inside the model")
+    std: _PerChannel | None = Field(
+        default=None, description="divided by inside the model: one number, or one per channel"
+    )
     outputs: Literal["logits", "probabilities", "one-logit", "one-probability"] = Field(
         default="logits", description="what the model returns"
     )
-    output_index: _Whole | str | None = Field(default=None, description="which element of a tuple or mapping to take")
+    output_index: _Whole | str | None = Field(
+        default=None, description='which element of a tuple or mapping the model returns: 0, "logits", ...'
+    )
     device: str = Field(default="cpu", description='"cpu", "cuda", "cuda:1", ...')
 
 
@@ -79,7 +84,9 @@ class DataTable(Table):
 class ThreatTable(Table):
     """[threat]: what the attacker may do."""
 
-    norm: Annotated[str, AfterValidator(_norm)] = Field(default="linf", description=", ".join(NORMS))
+    norm: Annotated[str, AfterValidator(_norm)] = Field(
+        default="linf", description="how a change is measured: " + ", ".join(NORMS)
+    )
     eps: Annotated[float | str, BeforeValidator(_number_or_fraction)] = Field(
         description='budget in units of the images, a number or a fraction such as "8/255"'
     )
@@ -93,11 +100,15 @@ class AuditTable(Table):
 
     effort: str = Field(default="standard", description='"quick", "standard" or "thorough"')
     attacks: tuple[str, ...] | None = Field(
-        default=None, min_length=1, description='instead of an effort: ["pgd:steps=40", ...]'
+        default=None, min_length=1, description='a list, instead of an effort: ["pgd:steps=40", ...]'
     )
-    seed: _Whole = Field(default=0, ge=0, description="of every random draw")
-    batch_size: _Whole | None = Field(default=None, ge=1, description="left out: chosen from the model")
-    fail_under: _Real | None = Field(default=None, ge=0, le=1, description="exit 1 below this robust accuracy")
+    seed: _Whole = Field(default=0, ge=0, lt=2**63, description="decides every random draw")
+    batch_size: _Whole | None = Field(
+        default=None, ge=1, description="images per call of the model; left out: chosen for it"
+    )
+    fail_under: _Real | None = Field(
+        default=None, ge=0, le=1, description="a share from 0 to 1: exit 1 below this robust accuracy"
+    )
     reports: tuple[Path, ...] = Field(default=(), description="files to write: .json, .html, .xml, .sarif")
     records: Path | None = Field(default=None, description="folder that keeps the work, to resume from")
 
@@ -162,6 +173,13 @@ def merge(config: Config, **flags: Any) -> Config:
     return _checked(tables, "the flags")
 
 
+def present(table: _T | None, name: str) -> _T:
+    """The table [name]. Raises `ConfigError` where neither a file nor a flag declared it."""
+    if table is None:
+        raise ConfigError(f"nothing declares the {name}: add [{name}] to sparring.toml or give it as a flag")
+    return table
+
+
 def _checked(tables: dict[str, Any], where: str) -> Config:
     try:
         return Config.model_validate(tables)
@@ -185,11 +203,11 @@ def _explained(error: ValidationError, where: str) -> str:
     if first["type"] == "missing":
         return f"{where}, [{table}]: {rest[0]} is missing: {field.description}"
     if len(alternatives) > 1:
-        return f"{where}, [{table}] {rest[0]}: got {_short(first['input'])}; expected {field.description}"
+        return f"{where}, [{table}] {rest[0]}: got {_short(first['input'])} ({field.description})"
     message = first["msg"].removeprefix("Value error, ") + (
         "" if first["type"] == "value_error" else f", got {_short(first['input'])}"
     )
-    return f"{where}, [{table}] {rest[0]}: {message}; expected {field.description}"
+    return f"{where}, [{table}] {rest[0]}: {message} ({field.description})"
 
 
 def _short(value: Any) -> str:

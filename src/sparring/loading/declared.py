@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from sparring.errors import ConfigError, DataError
-from sparring.loading.config import Config
+from sparring.loading.config import Config, present
 from sparring.loading.data import Dataset, load_data
 from sparring.loading.models import load_model
 from sparring.loading.npy import read_npy
@@ -17,12 +16,10 @@ from sparring.loading.paths import existing_file, user_path
 from sparring.loading.pictures import read_header, read_picture
 from sparring.threat import ThreatModel
 
-_T = TypeVar("_T")
-
 
 def declared_model(config: Config) -> nn.Module:
     """The model of [model]. Raises `ConfigError` without that table, else as `load_model`."""
-    table = _present(config.model, "model")
+    table = present(config.model, "model")
     return load_model(
         table.spec,
         weights=table.weights,
@@ -36,7 +33,7 @@ def declared_model(config: Config) -> nn.Module:
 
 def declared_data(config: Config) -> Dataset:
     """The images of [data]. Raises `ConfigError` without that table, else as `load_data`."""
-    table = _present(config.data, "data")
+    table = present(config.data, "data")
     return load_data(
         table.source,
         table.n,
@@ -49,10 +46,19 @@ def declared_data(config: Config) -> Dataset:
 
 
 def declared_threat(config: Config) -> ThreatModel:
-    """The threat of [threat] with its mask read. Raises `ConfigError` without that table, else as `ThreatModel`."""
-    table = _present(config.threat, "threat")
+    """The threat of [threat] with its mask read. Raises `ConfigError` without that table and for a linf budget wider
+    than the box (8 where 8/255 was meant), else as `ThreatModel`.
+    """
+    table = present(config.threat, "threat")
     mask = None if table.mask is None else load_mask(table.mask)
-    return ThreatModel(table.norm, table.eps, table.bounds, mask)
+    threat = ThreatModel(table.norm, table.eps, table.bounds, mask)
+    low, high = table.bounds
+    if threat.norm == "linf" and threat.eps > high - low:
+        meant = f'; grey levels are written as a fraction, "{threat.eps:g}/255"' if threat.eps <= 255 else ""
+        raise ConfigError(
+            f"[threat] eps: {threat.eps_text} is more than any pixel can change, they lie in [{low:g}, {high:g}]{meant}"
+        )
+    return threat
 
 
 def load_mask(path: str | Path) -> Tensor:
@@ -77,9 +83,3 @@ def load_mask(path: str | Path) -> Tensor:
     if not bool(mask.any()):
         raise DataError(f"the mask {file} is zero everywhere: no pixel may change; make some of it nonzero")
     return mask
-
-
-def _present(table: _T | None, name: str) -> _T:
-    if table is None:
-        raise ConfigError(f"nothing declares the {name}: add [{name}] to sparring.toml or give it as a flag")
-    return table

@@ -30,13 +30,14 @@ def build(spec: str) -> nn.Module:
     if not place or not name:
         raise InputError(f'model must be "package.module:factory" or "path/to/file.py:factory", got {spec!r}')
     file = user_path(place) if place.endswith(".py") else None
-    with _importable(Path.cwd(), *([file.parent] if file else [])), torch.random.fork_rng(devices=[]):
+    with importable(Path.cwd(), *([file.parent] if file else [])), torch.random.fork_rng(devices=[]):
         module = _module(place, spec) if file is None else _module_from_file(file, spec)
         return _made(_attribute(module, name, spec), spec)
 
 
 @contextmanager
-def _importable(*folders: Path) -> Iterator[None]:
+def importable(*folders: Path) -> Iterator[None]:
+    """These folders can be imported from, before all others, while the block runs."""
     before = list(sys.path)
     sys.path[:0] = [str(folder.resolve()) for folder in folders]
     importlib.invalidate_caches()

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import groupby
 from typing import TYPE_CHECKING
 
-from sparring.auditing.report import CostCurve, Curve, Interval, Picture, Report
+from sparring.auditing.report import CostCurve, Interval, Picture, Report
 from sparring.reports import numbers, plots, selections, wording
 from sparring.reports.pictures import Shot, shot
 from sparring.reports.text import is_link, one_line, printable
@@ -20,6 +18,7 @@ if TYPE_CHECKING:
 
 CLASS_LIMIT = 20
 COST_ROWS = 8
+CHANGED_LIMIT = 20
 _UNITS = re.compile(r"(?<=\d) (?=%)|(?<=\bn) (?== \d)|(?<=\bn =) (?=\d)")
 
 
@@ -34,7 +33,9 @@ def render(report: Report) -> str:
         findings=selections.sorted_findings(report),
         undermining=selections.undermining(report),
         fate=selections.fate(report),
-        curve_groups=_curve_groups(report),
+        charts=[_curve_chart(group, f"curve{i}") for i, group in enumerate(selections.curve_groups(report))],
+        fates=wording.fates(report),
+        changed_limit=CHANGED_LIMIT,
         cost=_cost(report.cost),
         gallery=[_frame(p) for p in report.pictures],
         worst=selections.worst_classes(report, CLASS_LIMIT),
@@ -42,7 +43,7 @@ def render(report: Report) -> str:
 
 
 @dataclass(frozen=True)
-class CurveGroup:
+class CurveChart:
     """The curves of one norm: the plot, and the same numbers as rows (epsilon, is it the budget, cells)."""
 
     norm: str
@@ -84,13 +85,20 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.globals |= {"numbers": numbers, "wording": wording, "is_link": is_link, "when": _when}
-    environment.filters |= {"line": one_line, "spec": _breakable, "svg": Markup}
+    environment.filters |= {"line": one_line, "spec": _breakable, "svg": Markup, "verbatim": _verbatim}
     return environment
 
 
 def _typeset(text: str) -> str:
     """Harmless, and a number stays on one line with its unit."""
     return _UNITS.sub("\N{NO-BREAK SPACE}", printable(text))
+
+
+def _verbatim(text: str) -> Markup:
+    """Escaped and harmless, every blank as it stands: for text that is copied."""
+    from markupsafe import escape
+
+    return escape(printable(text))
 
 
 def _breakable(spec: str) -> Markup:
@@ -101,28 +109,15 @@ def _breakable(spec: str) -> Markup:
     return Markup("<wbr>").join(escape(part) for part in parts)
 
 
-def _curve_groups(report: Report) -> list[CurveGroup]:
-    drawable = sorted((c for c in report.curves if c.points), key=lambda c: (c.norm != report.attacker.norm, c.norm))
-    groups = []
-    for position, (norm, members) in enumerate(groupby(drawable, key=lambda c: c.norm)):
-        curves = list(members)
-        budget = report.attacker.eps if norm == report.attacker.norm else None
-        plot = plots.curve_plot(curves, key=f"curve{position}", budget=budget)
-        size = numbers.sample_size(p.accuracy for c in curves for p in c.points)
-        groups.append(CurveGroup(norm, size, plot, tuple(_curve_rows(curves, norm, budget))))
-    return groups
+def _curve_chart(group: selections.CurveGroup, key: str) -> CurveChart:
+    plot = plots.curve_plot(group.curves, key=key, budget=group.budget)
+    rows = tuple((numbers.eps_text(eps, group.norm), at, tuple(map(_cell, cells))) for eps, at, cells in group.rows())
+    return CurveChart(group.norm, numbers.sample_size(group.intervals), plot, rows)
 
 
-def _curve_rows(
-    curves: list[Curve], norm: str, budget: float | None
-) -> Iterator[tuple[str, bool, tuple[tuple[str, str], ...]]]:
-    cells = [{p.eps: _cell(p.accuracy) for p in c.points} for c in curves]
-    for eps in sorted({eps for column in cells for eps in column}):
-        marked = budget is not None and abs(eps - budget) < 1e-9
-        yield numbers.eps_text(eps, norm), marked, tuple(column.get(eps, ("-", "")) for column in cells)
-
-
-def _cell(interval: Interval) -> tuple[str, str]:
+def _cell(interval: Interval | None) -> tuple[str, str]:
+    if interval is None:
+        return "-", ""
     return numbers.percent(interval.value), "" if interval.value is None else numbers.bounds(interval)
 
 

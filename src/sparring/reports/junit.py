@@ -60,7 +60,7 @@ def _gate(report: Report) -> Element:
 def _completeness(report: Report) -> Element:
     case = _case("completeness", report.seconds)
     if not report.complete:
-        _verdict(case, "error", wording.INCOMPLETE)
+        _verdict(case, "error", wording.incomplete(report))
     return case
 
 
@@ -87,6 +87,7 @@ def _story(finding: Finding) -> str:
         f"What to do: {finding.remedy}",
     ]
     lines += [f"See {r.label} {r.url}".rstrip() for r in finding.references]
+    lines += ["To see it again:", finding.replay.rstrip("\n")] if finding.replay else []
     return "\n".join(lines)
 
 
@@ -110,6 +111,8 @@ def _properties(report: Report) -> Element:
         "believable": str(report.believable).lower(),
         "complete": str(report.complete).lower(),
         "caution": wording.CAUTION,
+        "missed_bound": "" if evaluation.missed_bound is None else evaluation.missed_bound,
+        "baseline": "" if report.comparison is None else report.comparison.verdict,
         "sparring_version": report.sparring_version,
         "schema_version": report.schema_version,
     }

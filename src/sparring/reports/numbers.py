@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from sparring.auditing.report import Interval
-from sparring.threat import number_text
+from sparring.budget import number_text
 
 _NORMS_IN_GREY_LEVELS = ("linf",)
 
@@ -23,6 +23,15 @@ def percent(value: float | None) -> str:
     if 0.9995 <= value < 1:
         return ">99.9 %"
     return f"{_points(value)} %"
+
+
+def points(share: float) -> str:
+    """A share of one as a difference: ``4.9 points``.
+
+    >>> points(0.049), points(0.0), points(0.0002)
+    ('4.9 points', '0.0 points', '<0.1 points')
+    """
+    return "<0.1 points" if 0 < share < 0.0005 else f"{_points(share)} points"
 
 
 def bounds(interval: Interval) -> str:

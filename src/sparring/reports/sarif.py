@@ -7,7 +7,7 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
-from sparring.auditing.report import Finding, Interval, Report
+from sparring.auditing.report import Comparison, Finding, Interval, Report
 from sparring.reports import numbers, wording
 from sparring.reports.selections import sorted_findings
 from sparring.reports.text import is_link, one_line, printable
@@ -87,6 +87,8 @@ def _results(report: Report, findings: list[Finding], order: dict[str, int], art
         text = f"{finding.title.rstrip('. ')}. {finding.evidence}\nWhat to do: {finding.remedy}"
         result = _result(report, name, order[name], _LEVELS[finding.severity], text, artifact, seen[name])
         seen[name] += 1
+        if finding.replay:
+            result["properties"] = {"replay": printable(finding.replay)}
         if finding.resolved:
             result["suppressions"] = [
                 {"kind": "external", "status": "accepted", "justification": "Resolved during the audit."}
@@ -124,13 +126,19 @@ def _message(text: str) -> dict[str, str]:
 def _invocation(report: Report) -> dict[str, Any]:
     invocation: dict[str, Any] = {"executionSuccessful": report.complete}
     if not report.complete:
-        invocation["toolExecutionNotifications"] = [{"level": "error", "message": _message(wording.INCOMPLETE)}]
+        missing = _message(wording.incomplete(report))
+        invocation["toolExecutionNotifications"] = [{"level": "error", "message": missing}]
     try:
         moment = datetime.fromisoformat(report.created)
     except ValueError:
         return invocation
     moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     return invocation | {"endTimeUtc": moment.strftime("%Y-%m-%dT%H:%M:%SZ")}
+
+
+def _compared(comparison: Comparison) -> dict[str, Any]:
+    counts = {"newlyBroken": len(comparison.newly_broken), "newlyRobust": len(comparison.newly_robust)}
+    return counts | {"verdict": one_line(comparison.verdict), "pValue": comparison.p_value}
 
 
 def _numbers(report: Report) -> dict[str, Any]:
@@ -145,6 +153,8 @@ def _numbers(report: Report) -> dict[str, Any]:
         "cleanAccuracy": plain(evaluation.clean_accuracy),
         "robustAccuracy": plain(evaluation.robust_accuracy),
         "attackSuccessRate": plain(evaluation.attack_success_rate),
+        "missedBound": evaluation.missed_bound,
+        "baseline": None if report.comparison is None else _compared(report.comparison),
         "caution": wording.CAUTION,
         "norm": one_line(attacker.norm),
         "eps": attacker.eps,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 
-from sparring.auditing.report import ClassRow, Finding, Report
+from sparring.auditing.report import ClassRow, Curve, Finding, Interval, Report
 
 SEVERITIES = ("critical", "warning", "note")
 
@@ -28,6 +30,35 @@ def worst_classes(report: Report, limit: int) -> list[ClassRow]:
         return robust, clean, row.label
 
     return sorted(report.classes, key=rank)[:limit]
+
+
+@dataclass(frozen=True)
+class CurveGroup:
+    """The curves of one norm: their points as rows of epsilon, whether that is the budget, and one cell per curve."""
+
+    norm: str
+    budget: float | None
+    curves: tuple[Curve, ...]
+
+    @property
+    def intervals(self) -> list[Interval]:
+        """Every accuracy of the group."""
+        return [point.accuracy for curve in self.curves for point in curve.points]
+
+    def rows(self, columns: int | None = None) -> Iterator[tuple[float, bool, tuple[Interval | None, ...]]]:
+        """In rising order of epsilon, for the first `columns` curves (None for all)."""
+        cells = [{point.eps: point.accuracy for point in curve.points} for curve in self.curves[:columns]]
+        for eps in sorted({eps for column in cells for eps in column}):
+            at_budget = self.budget is not None and abs(eps - self.budget) < 1e-9
+            yield eps, at_budget, tuple(column.get(eps) for column in cells)
+
+
+def curve_groups(report: Report) -> list[CurveGroup]:
+    """The curves that have points, by norm; the norm of the attacker comes first."""
+    own = report.attacker.norm
+    drawable = sorted((c for c in report.curves if c.points), key=lambda c: (c.norm != own, c.norm))
+    by_norm = groupby(drawable, key=lambda c: c.norm)
+    return [CurveGroup(norm, report.attacker.eps if norm == own else None, tuple(some)) for norm, some in by_norm]
 
 
 @dataclass(frozen=True)

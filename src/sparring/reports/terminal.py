@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import groupby
 
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from sparring.auditing.report import Curve, Finding, Report, Stage
+from sparring.auditing.report import Finding, Report, Stage
 from sparring.reports import numbers, wording
 from sparring.reports.pen import Pen
-from sparring.reports.selections import fate, sorted_findings, undermining, worst_classes
+from sparring.reports.selections import CurveGroup, curve_groups, fate, sorted_findings, undermining, worst_classes
 
 CLASS_LIMIT = 5
 CURVE_ROWS = 10
+CHANGED_LIMIT = 8
 _TONES = {"critical": "bold red", "warning": "yellow", "note": "cyan"}
 
 
 def render(report: Report, console: Console) -> None:
     """Print the report. Text from the report is never read as markup or as control codes."""
     pen = Pen.of(console)
-    blocks = (_head, _scores, _attacker, _stages, _findings, _curves, _classes)
+    blocks = (_head, _scores, _comparison, _attacker, _stages, _findings, _curves, _classes)
     for position, block in enumerate(blocks):
         renderables = list(block(report, pen))
         if position and renderables:
@@ -49,7 +49,7 @@ def _head(report: Report, pen: Pen) -> Iterator[RenderableType]:
     elif report.complete:
         yield pen.line(("Believable. ", "bold green"), (wording.believable(report), ""))
     if not report.complete:
-        yield pen.line(("Incomplete. ", "bold yellow"), (wording.INCOMPLETE, ""))
+        yield pen.line(("Incomplete. ", "bold yellow"), (wording.incomplete(report), ""))
 
 
 def _scores(report: Report, pen: Pen) -> Iterator[RenderableType]:
@@ -72,14 +72,36 @@ def _scores(report: Report, pen: Pen) -> Iterator[RenderableType]:
         yield pen.line(word, (f"  {report.gate.reason}", ""))
     images = fate(report)
     if images is not None:
+        words = wording.fates(report)
         parts = (
-            f"{numbers.count(images.standing)} still right",
-            f"{numbers.count(images.broken)} broken",
-            f"{numbers.count(images.wrong)} wrong without any attack",
+            f"{numbers.count(images.standing)} {words.standing}",
+            f"{numbers.count(images.broken)} {words.broken}",
+            f"{numbers.count(images.wrong)} {words.wrong}",
         )
         yield pen.line((f"Of {numbers.counted(images.total, 'image')}: {', '.join(parts)}.", ""))
     missed = wording.missed(report)
     yield pen.line((wording.CAUTION + (f" {missed}" if missed else ""), "dim"))
+
+
+def _comparison(report: Report, pen: Pen) -> Iterator[RenderableType]:
+    compared = report.comparison
+    if compared is None:
+        return
+    yield pen.title(f"Compared with the report of {compared.old_created}")
+    yield pen.line((compared.verdict, "bold" if compared.newly_broken else ""))
+    then, now = numbers.with_bounds(compared.old_robust), numbers.with_bounds(compared.new_robust)
+    yield pen.line((f"Robust accuracy {then} then, {now} now. {wording.shared(compared)}", ""))
+    for words, images, tone in (
+        ("Newly broken", compared.newly_broken, "red"),
+        ("Newly robust", compared.newly_robust, "green"),
+    ):
+        if images:
+            named = ", ".join(wording.changed(image) for image in images[:CHANGED_LIMIT])
+            left = len(images) - CHANGED_LIMIT
+            more = f" and {numbers.count(left)} more, named in the JSON report" if left > 0 else ""
+            yield pen.line((f"{words} ({numbers.count(len(images))}): ", tone), (f"{named}{more}.", ""))
+    for difference in compared.differences:
+        yield pen.line((f"Differs: {difference}", "dim"))
 
 
 def _attacker(report: Report, pen: Pen) -> Iterator[RenderableType]:
@@ -128,7 +150,8 @@ def _stages(report: Report, pen: Pen) -> Iterator[RenderableType]:
 
 def _stage_notes(stages: Sequence[Stage], pen: Pen) -> Iterator[RenderableType]:
     for stage in stages:
-        notes = [*stage.notes, *([] if stage.complete else ["stopped before its end"])]
+        notes = [f"sent to: {stage.purpose}"] if stage.purpose else []
+        notes += [*stage.notes, *([] if stage.complete else ["stopped before its end"])]
         if stage.rejected and pen.width < 100:
             notes.append(f"{numbers.counted(stage.rejected, 'candidate')} outside the budget rejected")
         if notes:
@@ -162,16 +185,12 @@ def _finding(finding: Finding, pen: Pen) -> RenderableType:
 
 
 def _curves(report: Report, pen: Pen) -> Iterator[RenderableType]:
-    drawable = sorted((c for c in report.curves if c.points), key=lambda c: (c.norm != report.attacker.norm, c.norm))
-    for norm, members in groupby(drawable, key=lambda c: c.norm):
-        curves = list(members)
-        budget = report.attacker.eps if norm == report.attacker.norm else None
-        if curves[0] is not drawable[0]:
+    for position, group in enumerate(curve_groups(report)):
+        if position:
             yield Text()
-        size = numbers.sample_size(p.accuracy for c in curves for p in c.points)
-        yield pen.title(f"Accuracy against epsilon ({norm}, {size})")
-        yield _curve_table(curves[: pen.curve_columns], norm, budget, pen)
-        left = len(curves) - pen.curve_columns
+        yield pen.title(f"Accuracy against epsilon ({group.norm}, {numbers.sample_size(group.intervals)})")
+        yield _curve_table(group, pen)
+        left = len(group.curves) - pen.curve_columns
         if left > 0:
             yield pen.line((f"{numbers.counted(left, 'more attack')} in the HTML and JSON reports.", "dim"))
     summary = wording.half_cost(report.cost) if report.cost else None
@@ -180,20 +199,17 @@ def _curves(report: Report, pen: Pen) -> Iterator[RenderableType]:
             yield pen.line((sentence, ""))
 
 
-def _curve_table(curves: Sequence[Curve], norm: str, budget: float | None, pen: Pen) -> Table:
+def _curve_table(group: CurveGroup, pen: Pen) -> Table:
     table = pen.table("epsilon")
-    for curve in curves:
+    for curve in group.curves[: pen.curve_columns]:
         table.add_column(pen.line((curve.attack, "")), overflow="fold")
-    columns = [{p.eps: p.accuracy for p in c.points} for c in curves]
-    every = sorted({eps for column in columns for eps in column})
-    step = max(1, -(-len(every) // CURVE_ROWS))
-    for position, eps in enumerate(every):
-        marked = budget is not None and abs(eps - budget) < 1e-9
-        if position % step and not marked and position != len(every) - 1:
+    rows = list(group.rows(pen.curve_columns))
+    step = max(1, -(-len(rows) // CURVE_ROWS))
+    for position, (eps, at_budget, intervals) in enumerate(rows):
+        if position % step and not at_budget and position != len(rows) - 1:
             continue
-        name = numbers.eps_text(eps, norm) + (" (budget)" if marked else "")
-        cells = [pen.share(column.get(eps)) for column in columns]
-        table.add_row(Text(name), *cells, style="bold" if marked else "")
+        name = numbers.eps_text(eps, group.norm) + (" (budget)" if at_budget else "")
+        table.add_row(Text(name), *map(pen.share, intervals), style="bold" if at_budget else "")
     return table
 
 

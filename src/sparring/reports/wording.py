@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from sparring.auditing.report import Attacker, CostCurve, Report, Visibility
+from dataclasses import dataclass
+
+from sparring.auditing.report import Attacker, Changed, Comparison, CostCurve, Report, Visibility
 from sparring.reports import numbers
 from sparring.reports.selections import undermining
 
 CAUTION = "The interval covers the sampling of images, not attacks that were too weak."
 NO_FINDINGS = "No findings: none of the checks that ran raised anything. That is no proof of robustness."
-INCOMPLETE = (
+_INCOMPLETE = (
     "This audit did not finish. The numbers are those of the part that was done; "
-    "the attacks that are missing can only lower the robust accuracy."
+    "the attacks that are missing could lower the robust accuracy further."
+)
+_UNCHECKED = (
+    "Every attack ran on every image, so the robust accuracy stands; curves and checks after them are missing, and a "
+    "blind attack might go unnoticed."
 )
 
 _BUDGETS = {
@@ -39,15 +45,58 @@ def believable(report: Report) -> str:
     return f"{len(open_findings)} open {which} the robust accuracy; the true value may be far lower."
 
 
+def incomplete(report: Report) -> str:
+    """What is missing from an audit that did not finish."""
+    return _UNCHECKED if report.evaluation.complete else _INCOMPLETE
+
+
 def missed(report: Report) -> str | None:
-    """What the spot check says about images that the heavier attacks left out."""
+    """What the spot check says about images that were spared the heavier attacks."""
     bound = report.evaluation.missed_bound
     if bound is None:
         return None
     return (
-        f"Spot check: of the images that the heavier attacks left out, at most {numbers.percent(bound)} "
-        "could still be broken (95 % confidence)."
+        f"Spot check: at most {numbers.points(bound)} of robust accuracy may have been missed by sparing some images "
+        "the heavier attacks (95 % confidence)."
     )
+
+
+@dataclass(frozen=True)
+class Fates:
+    """What to call the images that nobody broke, those that an attack broke, and those wrong from the start."""
+
+    standing: str
+    broken: str
+    wrong: str
+
+
+def fates(report: Report) -> Fates:
+    """The words for the fate of the images, which depend on what the attacker wanted."""
+    wrong = "wrong without any attack"
+    if report.evaluation.targeted:
+        return Fates("right, and not turned into the chosen class", "turned into the chosen class", wrong)
+    return Fates("still right after every attack", "broken by an attack", wrong)
+
+
+def changed(image: Changed) -> str:
+    """One image whose verdict changed, in a few words."""
+    by = "wrong without any attack" if image.broken_by is None else f"broken by {image.broken_by}"
+    return f"image {image.index} (class {image.label}, {by})"
+
+
+def shared(comparison: Comparison) -> str:
+    """Which images were compared, and which could not be."""
+    left_out = [
+        words
+        for count, words in (
+            (comparison.only_old, f"{numbers.count(comparison.only_old)} only in the baseline"),
+            (comparison.only_new, f"{numbers.count(comparison.only_new)} only here"),
+            (comparison.relabelled, f"{numbers.count(comparison.relabelled)} with another label"),
+        )
+        if count
+    ]
+    rest = f" Left out: {', '.join(left_out)}." if left_out else ""
+    return f"{numbers.counted(comparison.images, 'image')} matched by content.{rest}"
 
 
 def visibility(seen: Visibility) -> str:
@@ -71,6 +120,6 @@ def half_cost(cost: CostCurve) -> str | None:
         return None
     half = next(p for p in points if p.broken >= points[-1].broken / 2)
     return (
-        f"{numbers.percent(points[-1].broken)} of the images right at the start fell in the end; "
+        f"{numbers.percent(points[-1].broken)} of the attacked images fell in the end; "
         f"half of those had fallen after {numbers.significant(half.cost)} {cost.unit}."
     )

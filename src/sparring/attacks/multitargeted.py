@@ -1,0 +1,92 @@
+"""One ascent per wrong class (Gowal et al. 2019, arXiv:1910.09338)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from sparring import losses
+from sparring.attacks.ascent import SCHEDULES, Best, ascend, default_step_size, step_schedule
+from sparring.attacks.base import Attack, at_least
+from sparring.errors import InputError, unknown
+from sparring.goal import Targeted
+from sparring.losses import Loss
+from sparring.problem import Problem
+
+
+@dataclass(frozen=True, kw_only=True)
+class MultiTargeted(Attack):
+    """Raises one wrong class after the other over the label, instead of whichever happens to lead.
+
+    The classes with the largest logits at the image come first. targets: classes tried per image. steps: gradients
+    per class. restarts: rounds over the classes; all but the first begin at random points. random_start: the first
+    does too. step_size, schedule, momentum: as in PGD and MIFGSM. loss: "margin" is z_target - z_label.
+    Solved images leave at once; in linf and l2 an image leaves a class that it cannot reach in time. Where the goal
+    is itself a target, that is the one class tried.
+    """
+
+    paper: ClassVar[str] = (
+        "Gowal et al., An Alternative Surrogate Loss for PGD-based Adversarial Testing, 2019, arXiv:1910.09338"
+    )
+
+    targets: int = 9
+    steps: int = 20
+    restarts: int = 1
+    random_start: bool = False
+    step_size: float | None = None
+    schedule: str = "cosine"
+    momentum: float = 0.0
+    loss: str | Loss = "margin"
+
+    def __post_init__(self) -> None:
+        losses.checked(self.loss)
+        for name in ("targets", "steps", "restarts"):
+            at_least(name, getattr(self, name), 1, whole=True)
+        at_least("momentum", self.momentum, 0)
+        if self.step_size is not None:
+            at_least("step_size", self.step_size, 0)
+        if self.schedule not in SCHEDULES:
+            raise InputError(unknown("schedule", self.schedule, list(SCHEDULES)))
+
+    def run(self, problem: Problem) -> Tensor:
+        """The point nearest to any wrong class, per image."""
+        size = self.step_size
+        if size is None:
+            size = default_step_size(problem.threat, self.steps, self.schedule)
+        sizes = step_schedule(self.schedule, size, self.steps)
+        best = Best(problem)
+        rows = torch.arange(len(problem), device=problem.images.device)
+        order = promising(problem, self.targets)
+        sparse = problem.threat.norm in ("l1", "l0")
+        for restart in range(self.restarts):
+            for column in range(order.shape[1]):
+                anew = restart > 0 or (self.random_start and not sparse)
+                start = problem.region.sample(problem.streams) if anew else problem.images
+                left = ascend(
+                    problem.aiming(order[rows, column]),
+                    start,
+                    best,
+                    rows,
+                    loss=self.loss,
+                    step_sizes=sizes,
+                    momentum=self.momentum,
+                    leap=sparse and not anew,
+                )
+                problem, rows = problem.select(torch.isin(rows, left)), left
+                if len(rows) == 0:
+                    return best.points
+        return best.points
+
+
+def promising(problem: Problem, count: int) -> Tensor:
+    """The `count` wrong classes with the largest logits at the images, best first, (N, count); a targeted goal's one
+    class.
+    """
+    if isinstance(problem.goal, Targeted):
+        return problem.goal.targets[:, None]
+    logits = problem.logits(problem.images)
+    others = logits.scatter(1, problem.goal.labels[:, None], -torch.inf)
+    return others.topk(min(count, logits.shape[1] - 1), dim=1).indices

@@ -1,0 +1,53 @@
+"""What makes a model's verdicts doubtful, seen at the cost of a few images: probabilities, random answers."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sparring.model import Model, device_of, logits_of
+
+ASKED_TWICE = 8
+"""Images that `suspicions` shows to the model, twice each."""
+TOLERATED = 1e-4
+"""Difference between two answers, in units of the largest logit, that rounding may explain (Croce & Hein 2020)."""
+
+
+def suspicions(model: Model, images: Tensor) -> tuple[str, ...]:
+    """Warnings about `model` from the first few of `images` (N, C, H, W); none for a model that is as it should be.
+
+    The two calls are counted for no image.
+    """
+    asked = images[:ASKED_TWICE].to(device_of(model, images), copy=True)
+    with torch.no_grad():
+        first, second = (logits_of(model, asked).float() for _ in range(2))
+    warnings = []
+    if look_like_probabilities(first):
+        warnings.append(
+            "the model returns probabilities, not logits: through a second softmax attacks see next to no gradient and "
+            'the model looks robust; remove the softmax or wrap the model in OutputAdapter(model, "probabilities")'
+        )
+    change = relative_change(first, second)
+    if change > TOLERATED:
+        warnings.append(
+            f"the model is random: its logits for the same images differ by {change:.1e} of their scale from call to "
+            "call; each verdict here rests on one draw, and robust accuracy can err in both directions"
+        )
+    return tuple(warnings)
+
+
+def look_like_probabilities(outputs: Tensor) -> bool:
+    """Is every row of `outputs` (N, K) non-negative with the sum 1, up to 1e-5 (Croce & Hein 2020)?"""
+    inside = bool((outputs >= -1e-5).all()) and bool((outputs <= 1 + 1e-5).all())
+    return inside and bool(((outputs.sum(1) - 1).abs() < 1e-5 * outputs.shape[1]).all())
+
+
+def relative_change(first: Tensor, second: Tensor) -> float:
+    """Largest difference of two answers (N, K) in units of the first one's largest logit; equal infinities and NaN in
+    the same place do not differ.
+    """
+    same = (first == second) | (first.isnan() & second.isnan())
+    finite = torch.where(first.isfinite(), first, torch.zeros_like(first))
+    scale = finite.abs().max().clamp_min(1e-12)
+    change = torch.where(same, torch.zeros_like(first), (first - second).abs())
+    return float(change.nan_to_num(nan=torch.inf, posinf=torch.inf).max() / scale)
