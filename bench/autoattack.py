@@ -147,7 +147,8 @@ def attack(model: str, norm: str, eps: float, n: int, seed: int, stem: str) -> d
     keep_hard(stem, watch, found)
     return {
         "model": model,
-        "facts": {"note": zoo.ZOO[model].note, "parameters": sum(p.numel() for p in net.parameters())},
+        "note": zoo.ZOO[model].note,
+        "weights": zoo.digest(net),
         "norm": norm,
         "eps": eps,
         "n": len(labels),

@@ -49,6 +49,7 @@ class Reference:
     standing: set[int]  # of the median seed
     standing_all: set[int]  # what no seed broke
     stage_of: dict[int, str]
+    weights: str
     clean: int
     n: int
     cpu_s: float
@@ -80,6 +81,7 @@ def reference(model: str, norm: str, eps: float, n: int) -> Reference | None:
         standing=left[middle],
         standing_all=set.intersection(*left),
         stage_of=stage_of,
+        weights=record["weights"],
         clean=n - sum(i < n for i in record["wrong"]),
         n=n,
         cpu_s=costs["cpu_s"],
@@ -180,10 +182,10 @@ def row(model: str, norm: str, eps: float, options: argparse.Namespace) -> dict[
         return None
     images, labels = zoo.to_attack(model, aa.n)
     net = zoo.load(model).requires_grad_(False)
+    if zoo.digest(net) != aa.weights:
+        raise SystemExit(f"{model} is not the net of its record: --force both bench/zoo.py and bench/autoattack.py")
     how = {"attacks": options.attacks} if options.attacks else {"effort": options.effort}
     ours = run(net, images, labels, sp.ThreatModel(norm, eps=eps), options.seed, how)
-    if ours.clean != aa.clean:
-        raise SystemExit(f"{model}: {ours.clean} right now, {aa.clean} in the record: the net has changed")
     missed = sorted(ours.standing - aa.standing)
     return {
         "model": model,

@@ -16,6 +16,8 @@ ACCESS = {
 }
 _LOSS = "`loss` is the name of one of the [losses](../norms-and-losses.md#the-losses), or a function."
 _BUDGET = {"linf": "0.1", "l2": "0.5", "l1": "3", "l0": "5"}
+_BEYOND = {"patch": "Patch(0.05)", "spatial": "Spatial(rotation=10, translation=0.05)", "corruption": "Corruptions()"}
+"""Threats that are no ball, as the examples show them."""
 
 
 def pages() -> dict[str, str]:
@@ -63,8 +65,7 @@ def _page(name: str, kind: type[Attack]) -> str:
         _LOSS if any(field.name == "loss" for field in dataclasses.fields(kind)) else "",
         "## Example",
         fence("python", _example(kind)),
-        "The same on the command line:",
-        fence("sh", _command(name, kind)),
+        *(["The same on the command line:", fence("sh", _command(name, kind))] if _norm(kind) in _BUDGET else []),
     )
 
 
@@ -98,7 +99,7 @@ import sparring as sp
 
 model = sp.load_model("digits-cnn")
 images, labels = sp.load_data("digits", n=100)
-threat = sp.ThreatModel("{norm}", {_BUDGET[norm]})
+threat = {f'sp.ThreatModel("{norm}", {_BUDGET[norm]})' if norm in _BUDGET else f"sp.perturbations.{_BEYOND[norm]}"}
 
 attack = sp.attacks.{kind.__name__}({arguments})
 adversarials = attack(model, images, sp.Untargeted(labels), threat)

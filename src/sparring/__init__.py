@@ -7,18 +7,20 @@ from sparring import _lazy
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from sparring import attacks, reports
+    from sparring import attacks, perturbations, reports
     from sparring.auditing import Report, attack_image, compare_reports
     from sparring.auditing.audit import audit
+    from sparring.black_box import BlackBox
     from sparring.errors import SparringError
     from sparring.estimate import Estimate
-    from sparring.evaluation import Evaluation, evaluate, robustness_curve
+    from sparring.evaluation import Evaluation, corruption_accuracy, evaluate, evaluate_union, robustness_curve
     from sparring.goal import Targeted, Untargeted
     from sparring.loading import load_data, load_image, load_model
     from sparring.surrogates import bpda
     from sparring.threat import ThreatModel
 
 __all__ = [
+    "BlackBox",
     "Estimate",
     "Evaluation",
     "Report",
@@ -31,19 +33,23 @@ __all__ = [
     "audit",
     "bpda",
     "compare_reports",
+    "corruption_accuracy",
     "evaluate",
+    "evaluate_union",
     "load_data",
     "load_image",
     "load_model",
+    "perturbations",
     "reports",
     "robustness_curve",
 ]
 
 _HOMES = {
     "auditing": ("Report", "attack_image", "audit", "compare_reports"),
+    "black_box": ("BlackBox",),
     "errors": ("SparringError",),
     "estimate": ("Estimate",),
-    "evaluation": ("Evaluation", "evaluate", "robustness_curve"),
+    "evaluation": ("Evaluation", "corruption_accuracy", "evaluate", "evaluate_union", "robustness_curve"),
     "goal": ("Targeted", "Untargeted"),
     "loading": ("load_data", "load_image", "load_model"),
     "surrogates": ("bpda",),

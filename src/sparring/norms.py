@@ -120,8 +120,9 @@ def spread_step(grad: Tensor, size: float | Tensor, norm: str, room: Tensor, sha
     if norm == "l0":
         return step * scaled
     usable = torch.where(room > 0, scaled.abs(), torch.zeros_like(scaled))
-    count = (_column(share, grad) * grad.shape[1]).round().clamp_min(1)
-    chosen = _largest(usable, count) * (usable > 0)
+    count = (_column(share, grad) * grad.shape[1]).round().clamp_min(1).long()
+    least = usable.topk(int(count.max()), dim=1).values.gather(1, count - 1)  # far cheaper than ranks
+    chosen = ((usable >= least) & (usable > 0)).to(grad.dtype)
     return step * scaled.sign() * chosen / chosen.sum(1, keepdim=True).clamp_min(1)
 
 
@@ -133,8 +134,8 @@ def shrink(delta: Tensor, eps: float | Tensor, norm: str) -> Tensor:
     if norm == "linf":
         return delta.clamp(-radius, radius)
     if norm == "l2":
-        total = torch.linalg.vector_norm(delta, dim=1, keepdim=True)
-        return delta * (radius / total.clamp_min(torch.finfo(delta.dtype).tiny)).clamp_max(1)
+        total = delta.square().sum(1, keepdim=True).sqrt().clamp_min(torch.finfo(delta.dtype).tiny)
+        return delta * (radius / total).clamp_max(1)
     size = delta.abs()
     if norm == "l1":
         return (size - _simplex_threshold(size, radius)).clamp_min(0) * delta.sign()
@@ -238,7 +239,7 @@ def _soft_threshold(size: Tensor, room: Tensor, radius: Tensor) -> Tensor:
 
 
 def _rise_until(slope: Tensor, speed: Tensor, room: Tensor, want: Tensor) -> Tensor:
-    """min(t·speed, room) with the smallest t >= 0 for which slope·min(t·speed, room) = want; all of `room` if none is."""
+    """min(t·speed, room) with the least t >= 0 for which slope·min(t·speed, room) = want; all of `room` if none is."""
     level, moved = torch.zeros_like(want), torch.zeros_like(room)
     rate = slope * speed
     for _ in range(slope.shape[1] + 1):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import cast
 
@@ -14,55 +13,12 @@ from torch import Tensor
 from sparring.batching import Plan, laid_out
 from sparring.errors import InputError, ModelError, UnsupportedError
 from sparring.goal import Goal, Targeted
+from sparring.ledger import Ledger as Ledger
+from sparring.ledger import added_up as added_up
 from sparring.losses import Loss, class_margin, margin, resolve
 from sparring.model import Model, logits_of
 from sparring.rng import Streams
 from sparring.threat import Region, Threat, ThreatModel, rounded
-
-_SILENT = "the model answered NaN to {} points the attack visited"
-_COUNTED = re.compile(r"(the model answered NaN to )(\d+)( .*)")
-
-
-def added_up(notes: Iterable[str]) -> tuple[str, ...]:
-    """Every note once; the counts of NaN answers that several batches noted are summed.
-
-    >>> added_up(["the model answered NaN to 2 points", "slow", "the model answered NaN to 3 points", "slow"])
-    ('the model answered NaN to 5 points', 'slow')
-    """
-    counts: dict[tuple[str, ...], int] = {}
-    for note in notes:
-        found = _COUNTED.fullmatch(note)
-        key = (note,) if found is None else (found[1], found[3])
-        counts[key] = counts.get(key, 0) + (0 if found is None else int(found[2]))
-    return tuple(str(count).join(parts) for parts, count in counts.items())
-
-
-@dataclass(eq=False)
-class Ledger:
-    """Forward and backward passes spent on each image, int64 (N,), and notes on what had to be done otherwise.
-
-    `unanswered` counts the points for which the model's logits held NaN.
-    """
-
-    forwards: Tensor
-    backwards: Tensor
-    notes: dict[str, None] = field(default_factory=dict)
-    unanswered: int = 0
-
-    @classmethod
-    def empty(cls, n: int) -> Ledger:
-        """A ledger of zeros."""
-        return cls(torch.zeros(n, dtype=torch.int64), torch.zeros(n, dtype=torch.int64))
-
-    def heard(self, parts: list[Tensor]) -> Tensor:
-        """The logits (N, K) of several batches as one; NaN among them is counted in a note."""
-        logits = torch.cat(parts)
-        silent = logits.isnan()
-        if bool(silent.any()):
-            self.notes.pop(_SILENT.format(self.unanswered), None)
-            self.unanswered += int(silent.any(1).sum())
-            self.notes[_SILENT.format(self.unanswered)] = None
-        return logits
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,8 +177,8 @@ class Problem:
             rest.append((leads[chosen], logits, far))
         self.ledger.forwards[self.rows] += self.draws
         self.ledger.backwards[self.rows] += self.draws * classes.shape[1]
-        values, logits, distances = zip(*rest, strict=True)
-        return Rival(grads, torch.cat(values), self.ledger.heard(list(logits)), torch.cat(distances))
+        values, answers, distances = zip(*rest, strict=True)
+        return Rival(grads, torch.cat(values), self.ledger.heard(list(answers)), torch.cat(distances))
 
     def loss_values(self, logits: Tensor, loss: str | Loss, owners: Tensor | None = None) -> Tensor:
         """The loss of logits already at hand: of every image (N,), or of those that `logits_at` gave `owners` (Q,)."""

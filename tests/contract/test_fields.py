@@ -11,29 +11,34 @@ from sparring.attacks import ATTACKS
 from sparring.attacks.base import checked_choice, checked_flag
 from sparring.errors import InputError
 
-FIELDS = [(name, field.name) for name, kind in ATTACKS.items() for field in dataclasses.fields(kind)]
-
 
 def kinds(attack: str, field: str) -> set[object]:
     hint = get_type_hints(ATTACKS[attack])[field]
     return set(get_args(hint)) or {hint}
 
 
-@pytest.mark.parametrize(("attack", "field"), [f for f in FIELDS if bool in kinds(*f)], ids=":".join)
+def fields_of(*wanted: object) -> pytest.MarkDecorator:
+    """Every hyper-parameter of the table that may be of one of these types."""
+    pairs = [(name, field.name) for name, kind in ATTACKS.items() for field in dataclasses.fields(kind)]
+    chosen = [pair for pair in pairs if kinds(*pair) & set(wanted)]
+    return pytest.mark.parametrize(("attack", "field"), [pytest.param(*pair, id=":".join(pair)) for pair in chosen])
+
+
+@fields_of(bool)
 @pytest.mark.parametrize("value", ["no", "true", 0, 1, 1.0, []], ids=repr)
 def test_a_flag_is_true_or_false(attack: str, field: str, value: object) -> None:
     with pytest.raises(InputError, match=field):
         ATTACKS[attack](**{field: value})
 
 
-@pytest.mark.parametrize(("attack", "field"), [f for f in FIELDS if str in kinds(*f)], ids=":".join)
+@fields_of(str)
 @pytest.mark.parametrize("value", ["nonsense", 3, ["margin"], b"margin"], ids=repr)
 def test_a_choice_is_one_of_those_known(attack: str, field: str, value: object) -> None:
     with pytest.raises(InputError):
         ATTACKS[attack](**{field: value})
 
 
-@pytest.mark.parametrize(("attack", "field"), [f for f in FIELDS if kinds(*f) & {int, float}], ids=":".join)
+@fields_of(int, float)
 @pytest.mark.parametrize("value", ["3", True, [3], float("nan")], ids=repr)
 def test_a_number_is_a_number(attack: str, field: str, value: object) -> None:
     if value is True and bool in kinds(attack, field):

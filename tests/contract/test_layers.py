@@ -9,9 +9,10 @@ import pytest
 
 SRC = Path(__file__).resolve().parents[2] / "src"
 ROOMS = {
-    "attacks": {"attacks"},
-    "evaluation": {"evaluation", "attacks"},
-    "auditing": {"auditing", "evaluation", "attacks"},
+    "perturbations": {"perturbations"},
+    "attacks": {"attacks", "perturbations"},
+    "evaluation": {"evaluation", "attacks", "perturbations"},
+    "auditing": {"auditing", "evaluation", "attacks", "perturbations"},
     "reports": {"reports"},
     "loading": {"loading"},
     "cli": {"cli", "attacks", "evaluation", "auditing", "reports", "loading"},

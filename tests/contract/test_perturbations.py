@@ -12,7 +12,7 @@ import pytest
 import torch
 from tests.contract.test_attacks import Lively, goal_for, layouts
 from tests.helpers_core import Linear, generator, global_random_state, pictures
-from torch import Tensor, nn
+from torch import Tensor
 
 import sparring as sp
 from sparring.attacks import ATTACKS, Attack, PatchAttack, WorstOf, parse
@@ -261,20 +261,11 @@ def test_records_resume_under_the_same_threat_only(tmp_path: Path) -> None:
         return len(list(tmp_path.iterdir()))
 
     first = sp.evaluate(model, images, labels, Patch(0.1), attacks=[PATCH], out=tmp_path)
-    calls = 0
-
-    class Counting(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            nonlocal calls
-            calls += len(x)
-            return model(x)
-
     again = sp.evaluate(model, images, labels, Patch(0.1), attacks=[PATCH], out=tmp_path)
     assert again.records == first.records
     assert folders() == 1
     sp.evaluate(model, images, labels, Patch(0.1, "circle"), attacks=[PATCH], out=tmp_path)
     assert folders() == 2
-    del Counting, calls
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ def test_the_example_of_an_attack_runs(name: str, tmp_path: Path) -> None:
     python = [printed for block, printed in ran if block.language == "python"]
     assert len(python) == 1
     assert "attacked" in python[0]
-    assert (tmp_path / "sparring-attack" / "result.json").is_file()
+    assert (tmp_path / "sparring-attack" / "result.json").is_file() or "sp.perturbations." in ATTACKS[name]
 
 
 def test_only_shells_and_paths_are_left_out() -> None:

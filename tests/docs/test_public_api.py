@@ -13,6 +13,7 @@ import sparring
 from sparring import attacks, loading
 
 PUBLIC = [
+    "BlackBox",
     "Estimate",
     "Evaluation",
     "Report",
@@ -25,10 +26,13 @@ PUBLIC = [
     "audit",
     "bpda",
     "compare_reports",
+    "corruption_accuracy",
     "evaluate",
+    "evaluate_union",
     "load_data",
     "load_image",
     "load_model",
+    "perturbations",
     "reports",
     "robustness_curve",
 ]

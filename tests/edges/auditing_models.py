@@ -6,12 +6,13 @@ import contextlib
 import io
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
 
 import sparring as sp
-from sparring.auditing import Finding, Report
+from sparring.auditing import Finding, Report, curves
 
 EPS = 0.15
 
@@ -72,9 +73,10 @@ class OnlyAtData(torch.autograd.Function):
 
 
 def audited(model: nn.Module, data: Any, eps: float = EPS, *, norm: str = "linf", **options: Any) -> Report:
-    """A quick audit, and every finding's script run on what was audited: each has something to say."""
+    """A quick audit with short curves; every finding's script is run on what was audited, and has something to say."""
     options.setdefault("effort", "quick")
-    report = sp.audit(model, *data, sp.ThreatModel(norm, eps), **options)
+    with mock.patch.object(curves, "STEPS", (1.0, 2.0)):
+        report = sp.audit(model, *data, sp.ThreatModel(norm, eps), **options)
     for finding in report.findings:
         said = replayed(finding.replay, model=model, images=data[0], labels=data[1], **options)
         assert said.strip(), finding.code

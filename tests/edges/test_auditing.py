@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.edges.auditing_models import Around, Misled, OnlyAtData, audited, found
+from tests.edges.auditing_models import Around, Misled, OnlyAtData, audited, found, replayed
 
 import sparring as sp
 from sparring.auditing import FINDINGS, AuditInterrupted, checks, load_report
@@ -273,6 +273,17 @@ def test_other_norms(net, data, norm, eps):
     report = sp.audit(net, *data, sp.ThreatModel(norm, eps), effort="quick")
     assert report.evaluation.attack_success_rate.value > 0.3
     assert report.believable
+
+
+def test_a_threat_beyond_the_balls_has_a_report_without_curves(net, data):
+    images, labels = data[0][:30], data[1][:30]
+    report = sp.audit(net, images, labels, sp.perturbations.Patch(0.1), attacks=["patch"])
+    assert "has a patch budget of 0.1" in report.headline
+    assert report.complete
+    assert not report.curves
+    (script,) = [f.replay for f in report.findings if f.code == "evasion"]
+    assert "threat = sp.perturbations.Patch(area=0.1)" in script
+    assert "broken_by='patch'" in replayed(script, model=net, images=images, labels=labels)
 
 
 def test_report_is_the_same_twice_but_for_time(net, data):

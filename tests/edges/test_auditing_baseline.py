@@ -73,6 +73,7 @@ def test_what_else_differs_is_listed():
         record(0, "a"),
         subject=subject,
         attacker=factory.attacker(eps=0.3, eps_text="0.3", attacks=("fgsm",)),
+        effort="named attacks",
         seed=7,
         complete=False,
     )
@@ -86,6 +87,8 @@ def test_what_else_differs_is_listed():
     ):
         assert words in said
     assert compare_reports(old, old).differences == ()
+    by_effort = report(record(0, "a"), attacker=factory.attacker(attacks=("fgsm",)), effort="quick")
+    assert compare_reports(old, by_effort).differences == ("effort: standard then, quick now",)
 
 
 @pytest.mark.parametrize(("old", "new"), [(None, None), ("report.json", None), (None, {})])

@@ -96,6 +96,15 @@ def test_a_mistake_in_the_flags_does_not_wait_for_torch(tmp_path: Path) -> None:
         assert "Traceback" not in error, call
 
 
+def test_a_reader_who_leaves_is_no_failed_gate(tmp_path: Path) -> None:
+    code = "import sys; sys.argv = ['sparring', 'attack', '--list']; from sparring.cli import main; main()"
+    call = [sys.executable, "-c", code]
+    with subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.wait(timeout=120) == 141
+
+
 def test_import_sparring_does_not_wait_for_torch() -> None:
     code = "import sys, sparring, sparring.loading; print('torch' in sys.modules, 'PGD' in dir(sparring.attacks))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
@@ -128,7 +137,7 @@ def test_the_shell_gets_a_completion_script(tmp_path: Path) -> None:
 
 COMPLETIONS = {
     "sparring a": ["attack", "audit"],
-    "sparring audit --effort ": ["quick", "standard", "thorough"],
+    "sparring audit --effort ": list(EFFORTS),
     "sparring audit --model imagenet": ["imagenet-lite0", "imagenet-lite1", "imagenet-lite2"],
     "sparring audit --norm l": ["linf", "l2", "l1", "l0"],
     "sparring attack --data fa": ["fashion-mnist"],

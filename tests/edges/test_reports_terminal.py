@@ -52,7 +52,7 @@ def test_it_tells_the_whole_story() -> None:
         "https://arxiv.org/abs/1902.06705",
         "16/255 (budget)",
         "Least robust classes (5 of 10)",
-        "square:queries=500: sent to: a random sample; no gradient used",
+        "square:queries=500: on some: a random sample; no gradient used",
         "at most 4.9 points of robust accuracy may have been missed",
         "Compared with the report of 2025-10-02T11:20:00+00:00",
         "Robust accuracy 38.8 %",

@@ -55,7 +55,7 @@ def test_a_spot_is_the_largest_that_fits_the_area(shape: str, area: float) -> No
 @pytest.mark.parametrize("shape", ["square", "circle"])
 def test_a_patch_is_recognised_as_brute_force_does(shape: str) -> None:
     """Random handfuls of changed pixels, close together and apart."""
-    threat, size = Patch(0.2, shape), (7, 9)
+    threat, size = Patch(0.22, shape), (7, 9)  # 13 pixels: a diamond-like disc, or 3 x 3
     masks = spots(threat.spot(size).numpy(), *size)
     draws, verdicts = np.random.default_rng(0), set()
     original = pictures(1, 2, *size)
@@ -186,6 +186,19 @@ def test_a_sticker_is_turned_and_shifted_as_it_should() -> None:
         np.testing.assert_allclose(found, expected, atol=1.0)
 
 
+def test_a_sticker_on_its_corner_stays_whole() -> None:
+    for x, y in itertools.product((0.0, 1.0), repeat=2):
+        places = Placing(scale=(1, 1)).draw(1, generator(0))
+        places.angle[0], places.centre[0] = math.radians(45), torch.tensor([x, y])
+        painted = paint(torch.zeros(1, 1, 60, 80), torch.ones(1, 3, 3), places, area=0.1, shape="square")[0, 0]
+        rows, columns = (painted.amax(axis).nonzero().flatten() for axis in (1, 0))
+        wide = 2 * math.sqrt(2) * half_side(0.1, "square", (60, 80))
+        assert abs(len(columns) - wide) < 2
+        assert abs(len(rows) - wide) < 2
+        assert abs(float(columns[-1 if x else 0]) - 79 * x) <= 1, "it touches the edge"
+        assert abs(float(rows[-1 if y else 0]) - 59 * y) <= 1
+
+
 def test_paint_is_differentiable_where_it_is_seen() -> None:
     picture = torch.rand(3, 9, 9, generator=generator(1), dtype=torch.float64).requires_grad_()
     images = pictures(2, 3, 20, 20, dtype=torch.float64)
@@ -289,6 +302,14 @@ def test_every_change_is_recognised_with_its_cost(shape: tuple[int, ...]) -> Non
     assert not bool(threat.contains(images[:1], off_grid))
     other = Spatial(turns=7, shifts=3, padding="border").apply(images[:1], torch.tensor([0]))
     assert not bool(threat.contains(images[:1], other))
+
+
+def test_the_cheapest_of_several_changes_counts() -> None:
+    """Stripes: shifted down they look the same wherever they were shifted sideways."""
+    image = torch.rand(1, 1, 8, 1, generator=generator(0)).expand(1, 1, 8, 8).contiguous()
+    threat = Spatial(rotation=0, translation=0.25, shifts=5, padding="border")
+    made = threat.apply(image.expand(25, -1, -1, -1), torch.arange(25))
+    torch.testing.assert_close(threat.distance(image.expand(25, -1, -1, -1), made), threat.grid()[:, 2].abs())
 
 
 def test_a_picture_of_one_colour_costs_nothing() -> None:

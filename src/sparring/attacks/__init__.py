@@ -22,6 +22,7 @@ from sparring.attacks.spatial import WorstOf
 from sparring.attacks.spec import format_attack, parse_attack
 from sparring.attacks.spsa import SPSA
 from sparring.attacks.square import Square
+from sparring.attacks.sticker import Sticker, train_sticker
 from sparring.attacks.tifgsm import TIFGSM
 from sparring.attacks.transfer import TransferFGSM
 from sparring.attacks.universal import UniversalPerturbation, universal_perturbation
@@ -86,6 +87,7 @@ __all__ = [
     "RandomSearch",
     "SimBA",
     "Square",
+    "Sticker",
     "TransferFGSM",
     "UniversalPerturbation",
     "WorstOf",
@@ -93,5 +95,6 @@ __all__ = [
     "format_attack",
     "parse",
     "survives_8bit",
+    "train_sticker",
     "universal_perturbation",
 ]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields, replace
+from itertools import pairwise
 from typing import ClassVar
 
 import torch
@@ -192,16 +194,16 @@ def _stages(norm: str, steps: int) -> list[tuple[int, int]]:
 
 
 def _checkpoints(norm: str, steps: int) -> dict[int, int]:
-    """Step to the steps since the checkpoint before it."""
+    """Step to the number of steps since the checkpoint before it."""
     if norm == "l1":
         period = max(1, int(0.04 * steps))
         return dict.fromkeys(range(period, steps, period), period)
-    at, period, found = 0, max(1, int(0.22 * steps)), {}
-    while at + period < steps:
-        at += period
-        found[at] = period
-        period = max(period - max(1, int(0.03 * steps)), int(0.06 * steps), 1)
-    return found
+    places, place, period = [0], 0.22, 0.22
+    while place < 1:
+        places.append(math.ceil(place * steps - 1e-9))
+        period = max(period - 0.03, 0.06)
+        place += period
+    return {at: at - before for before, at in pairwise(places) if at > before}
 
 
 def _strongest_wrong(problem: Problem, count: int) -> Tensor:

@@ -20,7 +20,7 @@ class DDN(MinimalAttack):
     scaled to a norm that shrinks by `gamma` while the image is adversarial and grows by `gamma` while it is not.
 
     steps: gradients at most (the paper's 100). step_size: length of the first step in units of the norm (the paper's
-    1), which falls to a hundredth along a cosine. gamma: the first change of the norm; it falls along the same cosine to
+    1), which falls to a hundredth along a cosine. gamma: the first change of the norm, falling likewise to
     a hundredth (the paper keeps 0.05 throughout). skip: so many steps of the schedule are left out whenever three in a
     row have brought an image less than 1 % nearer; 0 for the paper's fixed number. search_steps: forward passes of the
     final bisection towards the image. The norm starts at the distance of a linear boundary, and until the first

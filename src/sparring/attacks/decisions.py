@@ -1,4 +1,4 @@
-"""What the attacks that see only labels share: counted questions, a first adversarial, and the way back to the image."""
+"""What the attacks that see only labels share: counted questions, a first adversarial, the way back to the image."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sparring import norms
 from sparring.attacks.base import at_least, opened
-from sparring.attacks.minimal import MinimalAttack, Nearest
+from sparring.attacks.minimal import MinimalAttack, Nearest, length, per_image
 from sparring.attacks.windows import Canvas
 from sparring.errors import InputError
 from sparring.goal import Goal
@@ -20,6 +19,8 @@ from sparring.model import Model
 from sparring.problem import Problem
 from sparring.threat import ThreatModel
 
+OVERSHOOT = 1e-3
+"""How much further than the nearest adversarial found the returned one lies, as a share of its distance."""
 CELLS = (1, 2, 4, 8, 16)
 """Sides, in pixels, of the cells of the random pictures that the search begins from."""
 
@@ -52,16 +53,15 @@ class Judge:
         return drawn * (problem.region.upper[rows] > problem.region.lower[rows])[:, None]
 
     def distance(self, rows: Tensor, points: Tensor) -> Tensor:
-        """‖point - image‖ (Q,) in the threat's norm, in the points' dtype."""
-        far = norms.distance(points - self.problem.images[rows], self.problem.threat.norm)
-        return far.to(points.dtype)
+        """‖point - image‖ (Q,) in the threat's norm."""
+        return length(points - self.problem.images[rows], self.problem.threat.norm)
 
     def between(self, rows: Tensor, points: Tensor, share: Tensor) -> Tensor:
         """The point `share` (Q,) of the way from the image to `points`; in linf, their clip to that share of reach."""
         images = self.problem.images[rows]
-        share = wide(share, points)
+        share = per_image(share, points)
         if self.problem.threat.norm == "linf":
-            reach = share * wide(self.distance(rows, points), points)
+            reach = share * per_image(self.distance(rows, points), points)
             moved = images + (points - images).clamp(-reach, reach)
         else:
             moved = images + share * (points - images)
@@ -73,8 +73,8 @@ class Judge:
         return torch.clamp(points, region.lower[rows], region.upper[rows])
 
     def approach(self, rows: Tensor, points: Tensor, enough: float, precision: float) -> Tensor:
-        """Bisect between image and adversarial `points` (Q, C, H, W) until the boundary is known to `precision`, a share
-        of the distance, the distance is `enough`, or no query is left. Returns adversarial points.
+        """Bisect between image and adversarial `points` (Q, C, H, W) until the boundary is known to `precision`, a
+        share of the distance, the distance is `enough`, or no query is left. Returns adversarial points.
         """
         low = torch.zeros(len(rows), dtype=points.dtype, device=points.device)
         high, points = torch.ones_like(low), points.clone()
@@ -88,7 +88,7 @@ class Judge:
             tried = self.between(rows[active], points[active], middle)
             met = self.met(rows[active], tried)
             low[active], high[active] = low[active].where(met, middle), middle.where(met, high[active])
-            best[active] = tried.where(wide(met, tried), best[active])
+            best[active] = tried.where(per_image(met, tried), best[active])
         self.nearest.offer(rows, best, torch.ones_like(rows, dtype=torch.bool))
         return best
 
@@ -131,14 +131,14 @@ class DecisionAttack(MinimalAttack):
         return self._search(problem, enough, None)
 
     def _search(self, problem: Problem, enough: float, starts: Tensor | None) -> Tensor:
-        judge = Judge(problem, self.queries)
+        judge = Judge(problem, self.queries - 1)  # one is kept for `settled`
         everyone = torch.arange(len(problem), device=problem.images.device)
         wrong = judge.met(everyone, problem.images)
         judge.nearest.offer(everyone, problem.images, wrong)
         rows = (~wrong).nonzero().flatten()
-        points = first_adversarials(judge, rows, starts)
-        self.walk(judge, points, enough)
-        return judge.nearest.points
+        if self.queries > 1:
+            self.walk(judge, first_adversarials(judge, rows, starts), enough)
+        return settled(judge, rows, enough)
 
     @abstractmethod
     def walk(self, judge: Judge, points: Tensor, enough: float) -> None:
@@ -165,7 +165,23 @@ def first_adversarials(judge: Judge, rows: Tensor, starts: Tensor | None) -> Ten
         judge.nearest.offer(rows, tried, met)
         rows = rows[~met & (judge.left[rows] > 0)]
         attempt += 1
-    return judge.nearest.points
+    return judge.nearest.points.clone()
+
+
+def settled(judge: Judge, rows: Tensor, enough: float) -> Tensor:
+    """The nearest points, those of `rows` a thousandth further from their image where that still meets the goal.
+
+    A search that sees only labels ends so near the boundary that another batch's rounding could undo what it found.
+    """
+    nearest, images = judge.nearest, judge.problem.images
+    rows = rows[nearest.distance[rows].isfinite()]
+    far, here = nearest.distance[rows], nearest.points[rows]
+    room = torch.where(far < enough, enough / far, torch.inf)
+    scale = per_image(room.clamp_max(1 + OVERSHOOT), here)
+    tried = judge.clipped(rows, images[rows] + scale * (here - images[rows]))
+    points = nearest.points.clone()
+    points[rows] = tried.where(per_image(judge.met(rows, tried), tried), here)
+    return points
 
 
 def _random_picture(problem: Problem, canvas: Canvas, rows: Tensor, attempt: int) -> Tensor:
@@ -181,8 +197,3 @@ def _random_picture(problem: Problem, canvas: Canvas, rows: Tensor, attempt: int
     if attempt // len(CELLS) % 2:
         picture = (picture + problem.images[rows]) / 2
     return picture.clamp(low, high)
-
-
-def wide(column: Tensor, like: Tensor) -> Tensor:
-    """(N,) as (N, 1, ...), to go with `like` (N, ...)."""
-    return column.view(-1, *[1] * (like.dim() - 1))

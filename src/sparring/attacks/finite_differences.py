@@ -47,6 +47,16 @@ def _estimate(
     return (slopes.view(*slopes.shape, *[1] * (points.dim() - 1)) * directions).sum(1)
 
 
+def pairs_within(queries: int, samples: int) -> int:
+    """Pairs of a step's estimate: half of `samples`, or what `queries` leave for one step."""
+    return max(1, min(samples, queries - 1) // 2)
+
+
+def steps_within(queries: int, samples: int) -> int:
+    """Steps that `queries` pay for: each an estimate, and a look at where it led."""
+    return queries // (2 * pairs_within(queries, samples) + 1)
+
+
 def climb(
     problem: Problem,
     loss: str | Loss,
@@ -62,8 +72,8 @@ def climb(
     """
     best = Best(problem)
     rows = torch.arange(len(problem), device=problem.images.device)
-    points, pairs = problem.images, max(1, min(samples, queries - 1) // 2)
-    for _ in range(queries // (2 * pairs + 1)):
+    points, pairs = problem.images, pairs_within(queries, samples)
+    for _ in range(steps_within(queries, samples)):
         points = move(problem, rows, points, gradient(problem, points, pairs))
         logits = problem.logits(points)
         best.offer(rows, points, problem.goal.is_met(logits), problem.loss_values(logits, loss))

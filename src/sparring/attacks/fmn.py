@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -28,7 +29,9 @@ class FMN(MinimalAttack):
     """
 
     threats: ClassVar[tuple[str, ...]] = norms.NORMS
-    paper: ClassVar[str] = "Pintor et al., Fast Minimum-norm Adversarial Attacks through Adaptive Norm Constraints, 2021"
+    paper: ClassVar[str] = (
+        "Pintor et al., Fast Minimum-norm Adversarial Attacks through Adaptive Norm Constraints, NeurIPS 2021"
+    )
 
     steps: int = 100
     step_size: float = 1.0
@@ -74,10 +77,10 @@ class FMN(MinimalAttack):
 
 
 def _width(problem: Problem, radius: Tensor) -> Tensor:
-    """Euclidean width (N,) of the ball of `radius` (N,) inside the box; for l1, whose ball is all corners, a quarter."""
-    norm, (low, high) = problem.threat.norm, problem.threat.bounds
-    if norm == "linf":
-        return 2 * radius * problem.images[0].numel() ** 0.5
-    if norm == "l2":
+    """Euclidean width (N,) of a ball of `radius` (N,) in the box; for l1, whose ball is all corners, a quarter."""
+    low, high = problem.threat.bounds
+    if problem.threat.norm == "linf":
+        return 2 * radius * math.sqrt(problem.images[0].numel())
+    if problem.threat.norm == "l2":
         return 2 * radius
-    return (radius * (high - low)).sqrt() / 2 if norm == "l1" else 2 * radius.sqrt() * (high - low)
+    return (radius * (high - low)).sqrt() / 2 if problem.threat.norm == "l1" else 2 * radius.sqrt() * (high - low)

@@ -43,9 +43,10 @@ class Nearest:
         """Bool (N,): there is one."""
         return self.distance.isfinite()
 
-    def draw_in(self, problem: Problem, steps: int, enough: float = 0.0) -> None:
-        """Bring every find nearer to its image by bisection: `steps` forward passes at projections of the find into
-        smaller balls. `problem` holds all images; those nearer than `enough` are left as they are.
+    def draw_in(self, problem: Problem, steps: int, enough: float = 0.0, reach: float = 0.1) -> None:
+        """Bring every find nearer to its image, by `reach` of its distance at most: bisection with `steps` forward
+        passes at projections of the find into smaller balls. `problem` holds all images; those no farther than
+        `enough` are left as they are.
         """
         beyond = self.found & (self.distance > enough)
         rows = beyond.nonzero().flatten()
@@ -54,7 +55,8 @@ class Nearest:
         problem = problem.select(beyond)
         region, delta = problem.region, (self.points[rows] - problem.images).flatten(1)
         lo, hi = (region.lower - problem.images).flatten(1), (region.upper - problem.images).flatten(1)
-        far, near = self.distance[rows], torch.full_like(self.distance[rows], enough)
+        far = self.distance[rows]
+        near = ((1 - reach) * far).clamp_min(enough)
         for _ in range(steps):
             radius = (near + far) / 2
             moved = norms.project(delta, radius.floor() if self._norm == "l0" else radius, self._norm, lo, hi)
@@ -115,7 +117,8 @@ class Position:
 
     def select(self, mask: Tensor) -> Position:
         """The images where `mask` (N,) is true."""
-        return Position(**{field.name: _selected(getattr(self, field.name), mask) for field in fields(self)})
+        kept = {field.name: getattr(self, field.name)[mask] for field in fields(self) if field.name != "problem"}
+        return Position(problem=self.problem.select(mask), **kept)
 
     @property
     def boundary(self) -> Tensor:
@@ -157,14 +160,10 @@ def walk(problem: Problem, enough: float, pace: Pace, loss: str | Loss, move: Mo
     return best
 
 
-def _selected(value: Problem | Tensor, mask: Tensor) -> Problem | Tensor:
-    return value.select(mask) if isinstance(value, Problem) else value[mask]
-
-
 def length(delta: Tensor, norm: str) -> Tensor:
     """‖delta‖ per image (N,) in its own precision: for the inner loop; `norms.distance` is for verdicts."""
     order = {"linf": torch.inf, "l2": 2.0, "l1": 1.0, "l0": 0.0}[norm]
-    return torch.linalg.vector_norm(delta.flatten(1), order, dim=1)
+    return torch.linalg.vector_norm(delta.flatten(1), order, dim=1)  # type: ignore[no-any-return]
 
 
 def dual_length(grad: Tensor, norm: str) -> Tensor:

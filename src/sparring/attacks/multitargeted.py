@@ -10,8 +10,7 @@ from torch import Tensor
 
 from sparring import losses
 from sparring.attacks.ascent import SCHEDULES, Best, ascend, default_step_size, step_schedule
-from sparring.attacks.base import Attack, at_least
-from sparring.errors import InputError, unknown
+from sparring.attacks.base import Attack, at_least, checked_choice, checked_flag
 from sparring.goal import Targeted
 from sparring.losses import Loss
 from sparring.problem import Problem
@@ -48,8 +47,8 @@ class MultiTargeted(Attack):
         at_least("momentum", self.momentum, 0)
         if self.step_size is not None:
             at_least("step_size", self.step_size, 0)
-        if self.schedule not in SCHEDULES:
-            raise InputError(unknown("schedule", self.schedule, list(SCHEDULES)))
+        checked_choice("schedule", self.schedule, SCHEDULES)
+        checked_flag("random_start", self.random_start)
 
     def run(self, problem: Problem) -> Tensor:
         """The point nearest to any wrong class, per image."""

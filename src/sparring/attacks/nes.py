@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sparring import losses
 from sparring.attacks.base import Attack, at_least
-from sparring.attacks.finite_differences import climb, estimate
+from sparring.attacks.finite_differences import climb, estimate, steps_within
 from sparring.errors import InputError
 from sparring.losses import Loss
 from sparring.problem import Problem
@@ -22,8 +22,8 @@ class NES(Attack):
     """Steps along the mean of Gaussian directions, each weighted by how much the loss differs between its two ends.
 
     queries: forward passes per image, at most. samples: per step, in pairs x ± spread·u (the paper's 50). spread: as a
-    share of the range of values (0.001). step_size: in image units, None for eps/5 (the paper's 0.01 at eps 0.05).
-    momentum: weight of the older estimates in the step's (0.9, the authors' code). loss: the margin, where the paper
+    share of the range of values (0.001). step_size: in image units, None for eps/5 (the paper's 0.01 at eps 0.05), or
+    2.5·eps/steps where the queries pay for few steps. momentum: weight of the older estimates in the step's (0.9, the authors' code). loss: the margin, where the paper
     has the cross-entropy, which rounds to a constant on confident models.
     """
 
@@ -52,7 +52,9 @@ class NES(Attack):
     def run(self, problem: Problem) -> Tensor:
         """The best iterate per image."""
         low, high = problem.threat.bounds
-        size = problem.threat.eps / 5 if self.step_size is None else self.step_size
+        size = self.step_size
+        if size is None:
+            size = problem.threat.eps * max(0.2, 2.5 / steps_within(self.queries, self.samples))
         velocity = torch.zeros_like(problem.images)
 
         def gradient(problem: Problem, points: Tensor, pairs: int) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sparring import losses
 from sparring.attacks.base import Attack, at_least
-from sparring.attacks.finite_differences import climb, estimate
+from sparring.attacks.finite_differences import climb, estimate, steps_within
 from sparring.losses import Loss
 from sparring.problem import Problem
 from sparring.rng import Streams
@@ -25,7 +25,8 @@ class SPSA(Attack):
     """Estimates the gradient from random signs on all pixels at once and follows it with Adam.
 
     queries: forward passes per image, at most. samples: per step, in pairs x ± spread·signs (128, as in CleverHans; the
-    paper takes up to 8,192). spread, step_size: as shares of the range of values (both 0.01). loss: the paper's margin.
+    paper takes up to 8,192). spread: as a share of the range of values (0.01). step_size: of Adam, in image units, None
+    for 0.01 of the range, or more where the queries pay for too few steps to spend the budget. loss: the paper's margin.
     """
 
     access: ClassVar[str] = "logits"
@@ -37,7 +38,7 @@ class SPSA(Attack):
     queries: int = 5000
     samples: int = 128
     spread: float = 0.01
-    step_size: float = 0.01
+    step_size: float | None = None
     loss: str | Loss = "margin"
 
     def __post_init__(self) -> None:
@@ -45,11 +46,16 @@ class SPSA(Attack):
         at_least("queries", self.queries, 3, whole=True)
         at_least("samples", self.samples, 2, whole=True)
         at_least("spread", self.spread, 1e-6)
-        at_least("step_size", self.step_size, 0)
+        if self.step_size is not None:
+            at_least("step_size", self.step_size, 0)
 
     def run(self, problem: Problem) -> Tensor:
         """The best iterate per image."""
         low, high = problem.threat.bounds
+        size = self.step_size
+        if size is None:
+            least = problem.threat.eps / (1 if problem.threat.norm == "linf" else problem.images[0].numel() ** 0.5)
+            size = max(0.01 * (high - low), 2.5 * least / steps_within(self.queries, self.samples))
         mean, square = torch.zeros_like(problem.images), torch.zeros_like(problem.images)
         steps = 0
 
@@ -63,7 +69,7 @@ class SPSA(Attack):
             square[rows] = square[rows].lerp(grad.square(), 1 - DECAYS[1])
             root = (square[rows] / (1 - DECAYS[1] ** steps)).sqrt().clamp_min(1e-12)
             step = mean[rows] / (1 - DECAYS[0] ** steps) / root
-            return problem.region.project(points + self.step_size * (high - low) * step)
+            return problem.region.project(points + size * step)
 
         return climb(problem, self.loss, self.queries, self.samples, gradient, move)
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from sparring import losses
 from sparring.attacks.ascent import Best
 from sparring.attacks.base import Attack, at_least
+from sparring.attacks.minimal import per_image
 from sparring.attacks.windows import Canvas, bump
 from sparring.errors import InputError
 from sparring.goal import Targeted
@@ -89,7 +90,7 @@ class Square(Attack):
             logits = problem.logits(candidates)
             solved, found = problem.solved(logits), problem.loss_values(logits, loss).to(values.dtype)
             better = solved | (found > values)  # never for NaN
-            points = candidates.where(_wide(better, points), points)
+            points = candidates.where(per_image(better, points), points)
             values, met = found.where(better, values), problem.goal.is_met(logits).where(better, met)
             if bool(solved.any()):
                 best.offer(rows[solved], points[solved], met[solved], values[solved])
@@ -116,7 +117,7 @@ def _repainted(problem: Problem, canvas: Canvas, points: Tensor, numbers: Tensor
     painted = upper.where(up, lower).where(window, now)
     idle = (painted == now).flatten(1).all(1)
     if bool(idle.any()):
-        painted = upper.where(up ^ _wide(idle, up), lower).where(window, now)
+        painted = upper.where(up ^ per_image(idle, up), lower).where(window, now)
     return painted.view_as(points)
 
 
@@ -160,13 +161,9 @@ def _spent(problem: Problem, delta: Tensor) -> Tensor:
         moved = problem.images + problem.region.steepest_step(delta)
         return torch.clamp(moved, problem.region.lower, problem.region.upper)
     scale = problem.threat.eps / delta.flatten(1).abs().sum(1).clamp_min(1e-12)
-    return problem.region.project(problem.images + delta * _wide(scale.clamp_min(1), delta))
+    return problem.region.project(problem.images + delta * per_image(scale.clamp_min(1), delta))
 
 
 def _unit(rows: Tensor, power: int) -> Tensor:
     size = rows.abs().pow(power).sum(2, keepdim=True) ** (1 / power)
     return rows / size.clamp_min(1e-12)
-
-
-def _wide(column: Tensor, like: Tensor) -> Tensor:
-    return column.view(-1, *[1] * (like.dim() - 1))

@@ -130,19 +130,26 @@ def _gradient_through(
 def _placement(problem: Problem, chance: float, shrink: float) -> Callable[[Tensor], Tensor]:
     """A linear change of pictures (N, C, H, W): some of them smaller and elsewhere, each by draws of its own."""
     drawn = problem.streams.uniform((4,), problem.images)
-    size = shrink + (1 - shrink) * drawn[:, 1]
-    centre = (2 * drawn[:, 2:] - 1) * (1 - size[:, None])
-    theta = torch.cat([torch.diag_embed(1 / size[:, None].expand(-1, 2)), -(centre / size[:, None])[:, :, None]], 2)
     moved = (drawn[:, 0] < chance).nonzero().flatten()
-    grid = functional.affine_grid(theta[moved], [len(moved), *problem.images.shape[1:]], align_corners=False)
-    inside = (grid.abs() <= 1).all(3)[:, None]
+    size = shrink + (1 - shrink) * drawn[moved, 1:2]
+    centre = (2 * drawn[moved, 2:] - 1) * (1 - size)  # of the smaller picture; the large one reaches from -1 to 1
+    height, width = problem.images.shape[2:]
+    down = (_middles(height, drawn) - centre[:, :1]) / size
+    across = (_middles(width, drawn) - centre[:, 1:]) / size
+    source = torch.stack([across[:, None, :].expand(-1, height, -1), down[:, :, None].expand(-1, -1, width)], 3)
+    inside = (source.abs() <= 1).all(3)[:, None]
     low, _ = problem.threat.bounds
 
     def change(points: Tensor) -> Tensor:
-        placed = functional.grid_sample(points[moved], grid, padding_mode="border", align_corners=False)
+        placed = functional.grid_sample(points[moved], source, padding_mode="border", align_corners=False)
         return points.index_copy(0, moved, torch.where(inside, placed, low))
 
     return change
+
+
+def _middles(count: int, like: Tensor) -> Tensor:
+    """The middles (1, count) of as many equal pieces of [-1, 1]."""
+    return ((2 * torch.arange(count, dtype=like.dtype, device=like.device) + 1) / count - 1)[None]
 
 
 def _smoothed(grad: Tensor, width: int) -> Tensor:

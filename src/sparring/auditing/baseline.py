@@ -12,6 +12,8 @@ from sparring.estimate import mcnemar, proportion
 from sparring.evaluation import Record
 from sparring.evaluation.evaluation import survived
 
+NAMED = "named attacks"
+"""What stands for the effort of an audit whose attacks were named."""
 POINT = 0.01
 SURE = 0.01
 
@@ -55,7 +57,7 @@ def regression(comparison: Comparison) -> list[Finding]:
     lost = len(comparison.newly_broken) - len(comparison.newly_robust)
     if comparison.images == 0 or lost < POINT * comparison.images or comparison.p_value >= SURE:
         return []
-    others = "; also: " + "; ".join(comparison.differences) if comparison.differences else ""
+    others = f" What else differs: {'; '.join(comparison.differences)}." if comparison.differences else ""
     return [FINDINGS["robustness-fell"].found(comparison.verdict + others)]
 
 
@@ -98,7 +100,7 @@ def _differences(old: Report, new: Report) -> tuple[str, ...]:
         ("bounds", old.attacker.bounds, new.attacker.bounds),
         ("mask", old.attacker.mask or "none", new.attacker.mask or "none"),
         ("goal", old.attacker.goal, new.attacker.goal),
-        ("attacks", ", ".join(old.attacker.attacks), ", ".join(new.attacker.attacks)),
+        _spent(old, new),
         ("seed", old.seed, new.seed),
         ("version of sparring", old.sparring_version, new.sparring_version),
     ):
@@ -110,6 +112,13 @@ def _differences(old: Report, new: Report) -> tuple[str, ...]:
         elif not report.believable:
             said.append(f"the {name} holds findings that undermine its number")
     return tuple(said)
+
+
+def _spent(old: Report, new: Report) -> tuple[str, str, str]:
+    """The efforts, where both audits went by one (what it spends depends on the model); else the attacks."""
+    if NAMED not in (old.effort, new.effort):
+        return "effort", old.effort, new.effort
+    return "attacks", ", ".join(old.attacker.attacks), ", ".join(new.attacker.attacks)
 
 
 def _then_now(before: object, after: object) -> str:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from sparring.auditing import sections
-from sparring.auditing.baseline import compare_reports, regression
+from sparring.auditing.baseline import NAMED, compare_reports, regression
 from sparring.auditing.replay import with_replay
 from sparring.auditing.report import Attacker, Curve, Finding, Gate, Picture, Report, Subject
 from sparring.auditing.request import Request
@@ -42,7 +42,7 @@ def compose(request: Request, draft: Draft, started: float, classes: int) -> Rep
         complete=draft.complete and evaluation.complete,
         seconds=seconds,
         seed=request.seed,
-        effort="named attacks" if request.named else request.effort,
+        effort=NAMED if request.named else request.effort,
         subject=_subject(request, evaluation, classes),
         attacker=_attacker(request, evaluation, seconds),
         headline=headline(evaluation, random=any(f.code == "random-outputs" for f in draft.findings)),

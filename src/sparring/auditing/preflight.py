@@ -12,19 +12,23 @@ from torch import Tensor, nn
 from sparring.auditing.findings import FINDINGS
 from sparring.auditing.report import Finding
 from sparring.batching import laid_out
-from sparring.black_box import access_of
+from sparring.black_box import BlackBox, access_of
 from sparring.errors import ModelError, UnsupportedError
 from sparring.estimate import Estimate, mcnemar, proportion
 from sparring.evaluation.suspicions import TOLERATED, look_like_probabilities, relative_change
 from sparring.goal import Untargeted
 from sparring.losses import cross_entropy, margin
-from sparring.model import Model, OutputAdapter, frozen_eval, logits_of
+from sparring.model import Model, Normalised, OutputAdapter, frozen_eval, logits_of
 
 SATURATED = 0.01
 """Share of exactly 0-or-1 probabilities (of the largest class) above which a logarithm cannot recover the logits."""
 
 MISLEADS_BELOW = 0.25
 """Measured by promised change of the margin along its gradient; below this the gradient does not describe the model."""
+
+
+_WRAPPERS = (BlackBox, Normalised, OutputAdapter)
+"""Modules of ours for which the training flag means nothing."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ def preflight(
     answer with logits at all.
     """
     findings: list[Finding] = []
-    if isinstance(model, nn.Module) and any(m.training for m in model.modules()):
+    if isinstance(model, nn.Module) and any(m.training and not isinstance(m, _WRAPPERS) for m in model.modules()):
         findings.append(
             FINDINGS["train-mode"].found("model.training was True in at least one submodule", resolved=True)
         )

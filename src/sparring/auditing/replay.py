@@ -53,6 +53,8 @@ def _comment(text: str) -> str:
 
 
 def _threat(threat: Threat) -> str:
+    if type(threat).__module__.startswith("sparring.perturbations."):
+        return f"sp.perturbations.{threat!r}"
     if not isinstance(threat, ThreatModel):
         return f"...  # {_comment(repr(threat))}"
     text = threat.eps_text

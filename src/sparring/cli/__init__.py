@@ -33,6 +33,10 @@ class _Commands(TyperGroup):
                 raise
             sys.stderr.close()  # there is nobody to tell
             raise typer.Exit(141) from None
+        except SystemExit as stop:  # how rich leaves in the same case, with the exit code that is the gate's
+            if isinstance(stop.__context__, BrokenPipeError):
+                raise typer.Exit(141) from None
+            raise
 
 
 app = typer.Typer(

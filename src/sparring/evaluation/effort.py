@@ -8,9 +8,18 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from sparring.attacks import ATTACKS, FGSM, PGD, Attack, MultiTargeted, RandomNoise, parse
-from sparring.attacks.apgd import APGD
-from sparring.attacks.square import Square
+from sparring.attacks import (
+    APGD,
+    ATTACKS,
+    FGSM,
+    PGD,
+    Attack,
+    HopSkipJump,
+    MultiTargeted,
+    RandomNoise,
+    Square,
+    parse,
+)
 from sparring.black_box import ACCESS
 from sparring.errors import InputError, UnsupportedError, unknown
 from sparring.evaluation.evaluation import State
@@ -111,14 +120,15 @@ _CLASS_BY_CLASS = MultiTargeted(targets=4, steps=20)
 _APGD_T = APGD(steps=100, loss="dlr", targets=9)
 _AUTOATTACK = (APGD(steps=100), _APGD_T, Square(queries=5000))
 _STRONG = (APGD(steps=50, loss="margin"), MultiTargeted(steps=60, restarts=2, random_start=True), PGD(steps=100))
-_BLIND = (Square(queries=5000),)
+_BLIND = (Square(queries=5000), HopSkipJump())
 
 EFFORTS: dict[str, Effort] = {
     "quick": Effort(
         about="A few dozen gradients per image, for the inner loop of development.",
-        everyone=(*_SWEEP, MultiTargeted(targets=3, steps=10)),
+        everyone=(*_SWEEP, MultiTargeted(targets=2, steps=20)),
+        sampled=(Square(queries=100),),
         noise=(RandomNoise(draws=3),),
-        blind=(Square(queries=500),),
+        blind=(Square(queries=500), HopSkipJump(queries=500)),
     ),
     "standard": Effort(
         about="Every class for everyone, the strong attacks close to the boundary, a spot check on the rest.",

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from torch import Tensor
 
-from sparring.errors import UnsupportedError
+from sparring.errors import InputError, UnsupportedError
 from sparring.problem import Problem
 from sparring.threat import Region, ThreatModel
 
@@ -17,9 +17,16 @@ Kind = TypeVar("Kind")
 
 
 def whole_box(originals: Tensor, bounds: tuple[float, float]) -> Region:
-    """The region of an attacker who may do anything inside the box."""
+    """The region of an attacker who may do anything inside the box. Raises `InputError` unless they are pictures."""
+    check_pictures(originals)
     low, high = bounds
     return ThreatModel("linf", high - low, bounds).around(originals)
+
+
+def check_pictures(originals: Tensor) -> None:
+    """Raise `InputError` unless `originals` have height and width: (N, C, H, W)."""
+    if originals.dim() != 4:
+        raise InputError(f"this threat is about pictures (N, C, H, W), got {tuple(originals.shape)}")
 
 
 def threat_of(problem: Problem, kind: type[Kind]) -> Kind:

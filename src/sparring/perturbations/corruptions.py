@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sparring.errors import InputError, unknown
+from sparring.perturbations.base import check_pictures
 from sparring.perturbations.finite import FiniteThreat
 from sparring.perturbations.recipes import RECIPES
 from sparring.rng import Streams, digests
@@ -32,8 +33,7 @@ def corrupt(
         raise InputError(unknown("corruption", name, list(RECIPES)))
     if severity not in SEVERITIES or isinstance(severity, bool):
         raise InputError(f"severity must be one of 1 to 5, got {severity!r}")
-    if images.dim() != 4:
-        raise InputError(f"corruptions need images (N, C, H, W), got {tuple(images.shape)}")
+    check_pictures(images)
     low, high = bounds
     streams = Streams(seed, name, digests(images))
     unit = (images - low) / (high - low)

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from sparring.budget import number_text, parse_number
 from sparring.errors import InputError, unknown
-from sparring.perturbations.base import said, whole_box
+from sparring.perturbations.base import check_pictures, said, whole_box
 from sparring.perturbations.placement import SHAPES
 from sparring.threat import Region, checked_bounds, in_box
 
@@ -100,9 +100,8 @@ class Patch:
 
 
 def changed_pixels(originals: Tensor, adversarials: Tensor) -> Tensor:
-    """Bool (N, H, W): some channel differs. Raises `InputError` unless the images have height and width."""
-    if originals.dim() != 4:
-        raise InputError(f"a patch needs images (N, C, H, W), got {tuple(originals.shape)}")
+    """Bool (N, H, W): some channel differs."""
+    check_pictures(originals)
     return (originals != adversarials).any(1)
 
 

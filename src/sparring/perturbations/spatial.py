@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from sparring.budget import parse_number
 from sparring.errors import InputError
+from sparring.perturbations.base import check_pictures
 from sparring.perturbations.finite import FiniteThreat
 from sparring.threat import checked_bounds
 
@@ -84,8 +85,7 @@ class Spatial(FiniteThreat):
 
     def shortlist(self, originals: Tensor, candidates: Tensor) -> Tensor:
         """The changes that are right about some pixels, spread over the picture."""
-        if originals.dim() != 4:
-            raise InputError(f"turning needs images (N, C, H, W), got {tuple(originals.shape)}")
+        check_pictures(originals)
         height, width = originals.shape[2:]
         probes = torch.randperm(height * width, generator=torch.Generator().manual_seed(0))[:PROBES]
         y, x = (2 * (probes // width) + 1) / height - 1, (2 * (probes % width) + 1) / width - 1

@@ -150,7 +150,7 @@ def _stages(report: Report, pen: Pen) -> Iterator[RenderableType]:
 
 def _stage_notes(stages: Sequence[Stage], pen: Pen) -> Iterator[RenderableType]:
     for stage in stages:
-        notes = [f"sent to: {stage.purpose}"] if stage.purpose else []
+        notes = [f"on some: {stage.purpose}"] if stage.purpose else []
         notes += [*stage.notes, *([] if stage.complete else ["stopped before its end"])]
         if stage.rejected and pen.width < 100:
             notes.append(f"{numbers.counted(stage.rejected, 'candidate')} outside the budget rejected")
