@@ -173,6 +173,103 @@ def autoattack_apgd(steps: int = STEPS) -> Prepare:
     return prepare
 
 
+# --- black box: no gradients ------------------------------------------------
+
+
+def torchattacks_square(norm: str, eps: float, queries: int) -> Prepare:
+    import torchattacks
+
+    name = {"linf": "Linf", "l2": "L2"}[norm]
+    return lambda model: in_batches(torchattacks.Square(model, norm=name, eps=eps, n_queries=queries, seed=None))
+
+
+def autoattack_square(norm: str, eps: float, queries: int) -> Prepare:
+    def prepare(model: nn.Module) -> Attack:
+        from pyautoattack.square import SquareAttack
+
+        name = {"linf": "Linf", "l2": "L2", "l1": "L1"}[norm]
+
+        def run(x: Tensor, y: Tensor) -> Tensor:  # seeds torch itself: give it what the repeat's seed gives
+            seed = int(torch.randint(2**31, (1,)))
+            return SquareAttack(model, norm=name, eps=eps, n_queries=queries, seed=seed, device="cpu").perturb(x, y)
+
+        return in_batches(run)
+
+    return prepare
+
+
+def art_square(norm: str, eps: float, queries: int) -> Prepare:
+    """Each of its iterations asks three times: the labels, the loss before, the loss after."""
+    from art.attacks.evasion import SquareAttack
+
+    order = {"linf": "inf", "l2": 2, "l1": 1}[norm]
+    return _art(
+        lambda classifier, batch: SquareAttack(
+            classifier, norm=order, eps=eps, max_iter=queries // 3, batch_size=batch, verbose=False
+        )
+    )
+
+
+def torchattacks_spsa(eps: float, pairs: int, steps: int) -> Prepare:
+    import torchattacks
+
+    return lambda model: in_batches(torchattacks.SPSA(model, eps=eps, nb_iter=steps, nb_sample=pairs))
+
+
+def foolbox_boundary(steps: int) -> Prepare:
+    from foolbox.attacks import BoundaryAttack
+
+    return _foolbox_minimal(lambda: BoundaryAttack(steps=steps))
+
+
+def foolbox_hopskipjump(norm: str, steps: int) -> Prepare:
+    from foolbox.attacks import HopSkipJumpAttack
+
+    return _foolbox_minimal(lambda: HopSkipJumpAttack(steps=steps, constraint=norm))
+
+
+def _foolbox_minimal(make: Callable[[], object]) -> Prepare:
+    def prepare(model: nn.Module) -> Attack:
+        import foolbox
+
+        wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu")
+        attack = make()
+        return in_batches(lambda x, y: attack(wrapped, x, y, epsilons=None)[0])
+
+    return prepare
+
+
+def art_boundary(steps: int) -> Prepare:
+    from art.attacks.evasion import BoundaryAttack
+
+    return _art(lambda classifier, batch: BoundaryAttack(classifier, targeted=False, max_iter=steps, verbose=False))
+
+
+def art_hopskipjump(norm: str, steps: int) -> Prepare:
+    from art.attacks.evasion import HopSkipJump
+
+    order = {"l2": 2, "linf": "inf"}[norm]
+    return _art(lambda classifier, batch: HopSkipJump(classifier, norm=order, max_iter=steps, verbose=False))
+
+
+def art_simba(basis: str, steps: int) -> Prepare:
+    """It asks for probabilities, and knows no budget."""
+    from art.attacks.evasion import SimBA
+
+    inner = _art(
+        lambda classifier, batch: SimBA(
+            classifier, attack={"pixel": "px", "dct": "dct"}[basis], max_iter=steps, epsilon=0.2, verbose=False
+        )
+    )
+
+    def prepare(model: nn.Module) -> Attack:
+        attack = inner(nn.Sequential(model, nn.Softmax(1)).eval())
+        one_hot = torch.eye(10)
+        return lambda images, labels, batch: attack(images, one_hot[labels], batch)
+
+    return prepare
+
+
 FGSM = {"foolbox": foolbox_fgsm, "torchattacks": torchattacks_fgsm, "ART": art_fgsm}
 PGD = {
     "foolbox": foolbox_pgd,

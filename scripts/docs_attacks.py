@@ -98,7 +98,7 @@ def _example(kind: type[Attack]) -> str:
 import sparring as sp
 
 model = sp.load_model("digits-cnn")
-images, labels = sp.load_data("digits", n=100)
+images, labels = sp.load_data("digits", n=20)
 threat = {f'sp.ThreatModel("{norm}", {_BUDGET[norm]})' if norm in _BUDGET else f"sp.perturbations.{_BEYOND[norm]}"}
 
 attack = sp.attacks.{kind.__name__}({arguments})
@@ -113,6 +113,6 @@ for name, pictures in (("clean", images), ("attacked", adversarials)):
 def _command(name: str, kind: type[Attack]) -> str:
     norm = _norm(kind)
     return (
-        f"sparring attack --model digits-cnn --data digits -n 100 --norm {norm} --eps {_BUDGET[norm]} "
+        f"sparring attack --model digits-cnn --data digits -n 20 --norm {norm} --eps {_BUDGET[norm]} "
         f"--attack {_text_form(name, kind)}"
     )

@@ -14,9 +14,11 @@ if TYPE_CHECKING:
     from sparring.errors import SparringError
     from sparring.estimate import Estimate
     from sparring.evaluation import Evaluation, corruption_accuracy, evaluate, evaluate_union, robustness_curve
+    from sparring.evaluation.verify import verify
     from sparring.goal import Targeted, Untargeted
     from sparring.loading import load_data, load_image, load_model
     from sparring.surrogates import bpda
+    from sparring.targets import choose_targets
     from sparring.threat import ThreatModel
 
 __all__ = [
@@ -32,6 +34,7 @@ __all__ = [
     "attacks",
     "audit",
     "bpda",
+    "choose_targets",
     "compare_reports",
     "corruption_accuracy",
     "evaluate",
@@ -42,6 +45,7 @@ __all__ = [
     "perturbations",
     "reports",
     "robustness_curve",
+    "verify",
 ]
 
 _HOMES = {
@@ -49,10 +53,11 @@ _HOMES = {
     "black_box": ("BlackBox",),
     "errors": ("SparringError",),
     "estimate": ("Estimate",),
-    "evaluation": ("Evaluation", "corruption_accuracy", "evaluate", "evaluate_union", "robustness_curve"),
+    "evaluation": ("Evaluation", "corruption_accuracy", "evaluate", "evaluate_union", "robustness_curve", "verify"),
     "goal": ("Targeted", "Untargeted"),
     "loading": ("load_data", "load_image", "load_model"),
     "surrogates": ("bpda",),
+    "targets": ("choose_targets",),
     "threat": ("ThreatModel",),
 }
 """Where a public name is imported from when it is first used: `import sparring` itself takes no time. The names stand

@@ -258,7 +258,7 @@ def _fill_until(slope: Tensor, room: Tensor, want: Tensor) -> Tensor:
     order = slope.argsort(dim=1, descending=True, stable=True)
     sorted_slope = slope.gather(1, order)
     gain = sorted_slope * room.gather(1, order)
-    before = gain.cumsum(1) - gain
+    before = torch.cat([torch.zeros_like(want), gain.cumsum(1)[:, :-1]], 1)
     moved = torch.minimum(gain, (want - before).clamp_min(0)) / sorted_slope.clamp_min(torch.finfo(slope.dtype).tiny)
     return torch.zeros_like(room).scatter_(1, order, moved)
 

@@ -107,11 +107,12 @@ class Problem:
         )
 
     def aiming(self, targets: Tensor) -> Problem:
-        """The same problem with losses that pull each image to its class of `targets` (N,), away from its label.
+        """The same problem with losses that pull each image to its class of `targets` (N,), away from a known label.
 
         The goal stays what it is: any wrong class will do, if that was the goal.
         """
-        return replace(self, aim=Targeted(targets, self.goal.reference))
+        label = None if isinstance(self.goal, Targeted) else self.goal.labels
+        return replace(self, aim=Targeted(targets, label))
 
     def widened(self) -> Problem:
         """The same problem with a budget that no point of the box exceeds: what a search for the nearest needs."""

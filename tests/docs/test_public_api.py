@@ -25,6 +25,7 @@ PUBLIC = [
     "attacks",
     "audit",
     "bpda",
+    "choose_targets",
     "compare_reports",
     "corruption_accuracy",
     "evaluate",
@@ -35,6 +36,7 @@ PUBLIC = [
     "perturbations",
     "reports",
     "robustness_curve",
+    "verify",
 ]
 
 

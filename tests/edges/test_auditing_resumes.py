@@ -96,6 +96,7 @@ def test_a_run_without_adversarials_is_not_taken_for_one_with(net, data, tmp_pat
     assert forgotten.records == kept.records == sp.evaluate(net, *data, THREAT, keep=False, **options).records
     assert len(forgotten.adversarials) == 0
     assert len(kept.adversarials) == sum(r.broken_by is not None for r in kept.records) > 0
+    assert all(image.shape == data[0][0].shape for image in kept.adversarials.values())
 
 
 def test_a_curve_alone_resumes(net, data, tmp_path):

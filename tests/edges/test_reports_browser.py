@@ -64,3 +64,32 @@ def test_the_page_stands_on_its_own(browser, files, name: str, width: int, schem
         assert (sum(int(c) for c in paper[4:-1].split(",")) > 384) == (scheme == "light")
     finally:
         page.close()
+
+
+@pytest.mark.parametrize("name", ["sample", "hostile"])
+def test_the_tables_of_attacks_and_classes_are_whole_at_every_width(browser, files, name: str) -> None:
+    """As a table where there is room, as cards elsewhere; a sideways scroll would hide columns."""
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    hidden = """() => [...document.querySelectorAll('.scroll:has(.cards)')]
+        .filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.getAttribute('aria-label'))"""
+    try:
+        page.goto(files[name].as_uri())
+        for width in (1600, 1280, 1160, 1150, 1000, 960, 860, 760, 640, 500, 400, 340):
+            page.set_viewport_size({"width": width, "height": 900})
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            assert page.evaluate(hidden) == [], width
+    finally:
+        page.close()
+
+
+def test_a_script_unfolds(browser, files) -> None:
+    page = browser.new_page(viewport={"width": 400, "height": 900})
+    try:
+        page.goto(files["sample"].as_uri())
+        assert not page.locator("pre").is_visible()
+        page.locator("summary").click()
+        assert page.locator("pre").is_visible()
+        assert page.locator("pre").inner_text().strip() == factory.REPLAY.strip()
+        assert page.evaluate("document.documentElement.scrollWidth") <= 400
+    finally:
+        page.close()

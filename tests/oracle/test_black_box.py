@@ -50,7 +50,7 @@ def binary(size: int, seed: int = 0) -> tuple[Linear, np.ndarray]:
 
 
 @pytest.mark.parametrize("name", list(WITH_QUERIES))
-@pytest.mark.parametrize("queries", [3, 4, 11, 57, 230])
+@pytest.mark.parametrize("queries", [3, 4, 11, 130])
 def test_no_image_is_asked_about_more_often_than_allowed(name: str, queries: int) -> None:
     kind = WITH_QUERIES[name]
     images = pictures(6, 1, 5, 5)
@@ -78,7 +78,7 @@ def test_the_whole_allowance_is_spent_on_what_does_not_fall(name: str) -> None:
         bright = x.flatten(1).mean(1)
         return torch.stack([bright + 10, -bright], 1)
 
-    attack = kind(queries=120)
+    attack = kind(queries=120, samples=20) if "samples" in kind.__dataclass_fields__ else kind(queries=120)
     goal = sp.Untargeted(torch.tensor([0, 0, 1, 0]))
     with opened(attack, model, images, goal, sp.ThreatModel(kind.threats[0], 0.1), None) as problem:
         attack.run(problem)
@@ -104,13 +104,13 @@ def test_restarts_share_the_queries(restarts: int) -> None:
 def test_decision_attacks_find_the_distance_to_a_hyperplane(kind: type[DecisionAttack], norm: str) -> None:
     if norm not in kind.threats:
         pytest.skip("another norm")
-    images = torch.randn(20, 1, 4, 4, generator=generator(1), dtype=torch.float64)
-    model, direction = binary(16)
+    images = torch.randn(8, 1, 3, 4, generator=generator(1), dtype=torch.float64)
+    model, direction = binary(12)
     logits = model(images).detach()
     labels = logits.argmax(1)
     dual = {"l2": np.linalg.norm(direction), "linf": np.abs(direction).sum()}[norm]
     exact = (logits[:, 0] - logits[:, 1]).abs().numpy() / dual
-    found = kind(queries=4000).minimize(model, images, sp.Untargeted(labels), sp.ThreatModel(norm, 1, bounds=(-9, 9)))
+    found = kind(queries=2500).minimize(model, images, sp.Untargeted(labels), sp.ThreatModel(norm, 1, bounds=(-9, 9)))
     assert bool((model(found).argmax(1) != labels).all())
     ratio = measured(found - images, norm) / exact
     assert ratio.min() >= 1 - 1e-9, "nothing is nearer than the hyperplane"
@@ -118,38 +118,55 @@ def test_decision_attacks_find_the_distance_to_a_hyperplane(kind: type[DecisionA
     assert ratio.max() <= 1.15
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
-def test_square_breaks_what_can_be_broken(norm: str) -> None:
-    images = pictures(40, 1, 4, 4, dtype=torch.float64)
+def linear_gain(attack: Attack, norm: str, eps: float, side: int = 6) -> np.ndarray:
+    """What the attack wins on a binary linear model, as a share of what the budget and the box allow, where that is not
+    enough to break the image.
+    """
+    images = pictures(12, 1, side, side, dtype=torch.float64)
+    model, direction = binary(side * side)
+    labels = model(images).argmax(1)
+    away = np.where(labels.numpy()[:, None] == 0, direction, -direction)
+    found = attack(model, images, sp.Untargeted(labels), sp.ThreatModel(norm, eps))
+    won = (away * (found - images).flatten(1).numpy()).sum(1)
+    flat, right = images.flatten(1).numpy(), (model(found).argmax(1) == labels).numpy()
+    assert right.sum() > 8
+    return won[right] / [OPTIMA[norm](a, -x, 1 - x, eps) for a, x in zip(away[right], flat[right], strict=True)]
+
+
+def test_square_breaks_what_can_be_broken() -> None:
+    images = pictures(30, 1, 4, 4, dtype=torch.float64)
     model, direction = binary(16)
     logits = model(images).detach()
     labels, margin = logits.argmax(1), (logits[:, 0] - logits[:, 1]).abs().numpy()
-    eps = {"linf": 0.05, "l2": 0.25, "l1": 0.6}[norm]
-    best = np.array(
-        [
-            OPTIMA[norm](direction if label == 0 else -direction, -x, 1 - x, eps)
-            for label, x in zip(labels.tolist(), images.flatten(1).numpy(), strict=True)
-        ]
-    )
-    assert 5 < (best > margin).sum() < 35
-    found = Square(queries=3000)(model, images, sp.Untargeted(labels), sp.ThreatModel(norm, eps))
-    broken = (model(found).argmax(1) != labels).numpy()
-    assert not (broken & (best <= margin)).any()
-    share = {"linf": 0.999, "l2": 0.9, "l1": 0.7}[norm]  # bumps are blunter than single pixels
-    assert broken[best * share > margin].all()
-
-
-@pytest.mark.parametrize("attack", [SimBA(queries=200), RandomSearch(queries=4000, share=0.1)], ids=str)
-def test_coordinate_searches_reach_the_linear_optimum_in_linf(attack: Attack) -> None:
-    images = pictures(20, 1, 4, 4, dtype=torch.float64)
-    model, direction = binary(16)
-    labels = model(images).argmax(1)
     away = np.where(labels.numpy()[:, None] == 0, direction, -direction)
-    found = attack(model, images, sp.Untargeted(1 - (1 - labels)), sp.ThreatModel("linf", 0.001))
-    won = (away * (found - images).flatten(1).numpy()).sum(1)
     flat = images.flatten(1).numpy()
-    best = [OPTIMA["linf"](a, -x, 1 - x, 0.001) for a, x in zip(away, flat, strict=True)]
-    assert (won >= np.array(best) * (1 - 1e-9 if isinstance(attack, SimBA) else 0.95)).all()
+    reach = np.array([OPTIMA["linf"](a, -x, 1 - x, 0.05) for a, x in zip(away, flat, strict=True)])
+    assert 5 < (reach > margin).sum() < 25
+    found = Square(queries=600)(model, images, sp.Untargeted(labels), sp.ThreatModel("linf", 0.05))
+    assert np.array_equal((model(found).argmax(1) != labels).numpy(), reach > margin)
+
+
+@pytest.mark.parametrize(
+    ("attack", "norm", "least"),
+    [
+        (Square(queries=900), "linf", 0.999),
+        (SimBA(queries=120), "linf", 0.999),
+        (RandomSearch(queries=1500), "linf", 0.75),
+        (NES(queries=600), "linf", 0.8),
+        (SPSA(queries=600, samples=50), "linf", 0.85),
+        (NES(queries=600), "l2", 0.85),
+        (SPSA(queries=600, samples=50), "l2", 0.8),
+        (SimBA(queries=600), "l2", 0.8),
+        (Square(queries=600), "l2", 0.55),  # bumps are blunter than a gradient without any pattern
+        (Square(queries=600), "l1", 0.45),
+    ],
+    ids=lambda part: str(part),
+)
+def test_what_is_won_on_a_linear_model(attack: Attack, norm: str, least: float) -> None:
+    eps = {"linf": 0.002, "l2": 0.02, "l1": 0.05}[norm]
+    gain = linear_gain(attack, norm, eps)
+    assert gain.max() <= 1 + 1e-9
+    assert gain.min() >= least
 
 
 # --- finite differences ----------------------------------------------------
@@ -272,7 +289,7 @@ def fallen(attack: Attack, model: nn.Module, images: Tensor, labels: Tensor, thr
 def test_searches_that_learn_beat_noise(
     norm: str, eps: float, digits_net: nn.Module, digits_data: tuple[Tensor, Tensor]
 ) -> None:
-    images, labels = (part[:100] for part in digits_data)
+    images, labels = (part[:50] for part in digits_data)
     threat = sp.ThreatModel(norm, eps)
     noise = fallen(RandomNoise(draws=300), digits_net, images, labels, threat)
     searches = [
@@ -284,7 +301,7 @@ def test_searches_that_learn_beat_noise(
         RandomSearch(queries=300),
     ]
     for attack in searches:
-        assert fallen(attack, digits_net, images, labels, threat) >= noise + 10, attack
+        assert fallen(attack, digits_net, images, labels, threat) >= noise + 5, attack
 
 
 @pytest.mark.parametrize("loss", ["margin", "cross_entropy"])
@@ -360,9 +377,9 @@ def test_what_was_found_holds_in_any_batch(
 def test_more_queries_come_nearer(
     kind: type[DecisionAttack], digits_net: nn.Module, digits_data: tuple[Tensor, Tensor]
 ) -> None:
-    images, labels = (part[:30] for part in digits_data)
+    images, labels = (part[:16] for part in digits_data)
     medians = []
-    for queries in (50, 400, 2000):
+    for queries in (30, 200, 1000):
         found = kind(queries=queries).minimize(digits_net, images, sp.Untargeted(labels), sp.ThreatModel("l2", 1))
         medians.append(np.median(measured(found - images, "l2")))
     assert medians[1] < 0.8 * medians[0]
@@ -373,7 +390,7 @@ def test_more_queries_come_nearer(
 def test_targets_are_reached_from_given_starts(
     kind: type[DecisionAttack], digits_net: nn.Module, digits_data: tuple[Tensor, Tensor]
 ) -> None:
-    images, labels = digits_data
+    images = digits_data[0]
     predicted = digits_net(images).argmax(1)
     targets = (predicted[:20] + 1) % 10
     starts = torch.stack([images[(predicted == target).nonzero()[0, 0]] for target in targets])

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 import sparring as sp
 from sparring.attacks import PatchAttack, WorstOf, universal_perturbation
+from sparring.attacks.patch import peaks
 from sparring.errors import InputError
 from sparring.estimate import clustered_proportion, proportion
 from sparring.evaluation import corruption_accuracy, evaluate_union
@@ -124,9 +125,47 @@ def test_the_search_for_a_place_comes_close_to_trying_all(net: nn.Module, data: 
         attack = PatchAttack(steps=8, places=places, proposals=proposals)
         return float(sp.evaluate(net, images, labels, Patch(4 / 64), attacks=[attack]).robust_accuracy)
 
-    every, few, one = robust(49, 49), robust(2, 49), robust(1, 1)  # a spot of 2 x 2 has 49 places
+    every, few, tried, one = robust(49, 49), robust(2, 49), robust(1, 49), robust(1, 1)  # 2 x 2 has 49 places
     assert every <= few <= every + 0.05
-    assert few < one - 0.05, "the place matters"
+    assert few <= tried < one - 0.05, "the place matters"
+
+
+def test_solved_images_leave_and_the_others_get_every_place(net: nn.Module, digits_data: tuple[Tensor, Tensor]) -> None:
+    attack = PatchAttack(steps=3, places=2, proposals=2)
+    records = sp.evaluate(net, *digits_data, Patch(4 / 64), attacks=[attack]).records
+    standing = [r for r in records if r.prediction == r.label and r.broken_by is None]
+    fallen = [r for r in records if r.broken_by]
+    assert {(r.forwards, r.backwards) for r in standing} == {(1 + 1 + 2 + 2 * 4 + 1, 1 + 2 * 3)}
+    assert min(r.backwards for r in fallen) == 1, "by a proposal"
+    assert max(r.backwards for r in fallen) > 4, "by another place than the first"
+
+
+def test_a_place_is_chosen_by_what_it_gains_not_by_what_it_promises() -> None:
+    """One corner has the steepest slope and soon gives no more; the other pays, once painted in more than one step."""
+
+    def model(x: Tensor) -> Tensor:
+        steep = 2 * torch.tanh(3 * x[:, 0, :2, :2].mean((1, 2)))
+        p = x[:, 0, 5:7, 5:7].flatten(1)
+        worth = p[:, :3].sum(1) + 2 * p[:, 0] * p[:, 3] - 0.1 * p[:, 3]
+        return torch.stack([torch.full_like(worth, 4.0), steep + worth], 1)
+
+    image, aim = torch.zeros(1, 1, 8, 8), sp.Untargeted(torch.tensor([0]))
+    for proposals, solved in ((1, False), (49, True)):
+        found = PatchAttack(steps=5, places=1, proposals=proposals)(model, image, aim, Patch(4 / 64))
+        assert bool(aim.is_met(model(found))) == solved
+
+
+def test_peaks_are_apart() -> None:
+    score = torch.zeros(1, 9, 9)
+    score[0, 1:4, 1:4], score[0, 2, 2] = torch.tensor([5.0]), 6.0
+    score[0, 7, 7], score[0, 0, 8] = 3.0, 1.0
+    spot = torch.Size([3, 3])
+    first, second, third, fourth = ((int(p) // 9, int(p) % 9) for p in peaks(score, spot, 4)[0])
+    assert (first, second) == ((2, 2), (7, 7))
+    assert third == (0, 8)
+    assert score[0][fourth] == 0, "the shoulder of the first comes after all that is apart"
+    every = peaks(score, spot, 200)
+    assert sorted(every[0].tolist()) == list(range(81))
 
 
 def test_more_area_never_hurts_the_attacker(net: nn.Module, data: tuple[Tensor, Tensor]) -> None:
@@ -500,7 +539,12 @@ def test_a_universal_perturbation_fools_images_it_has_not_seen(
     mask = torch.ones(8, 8, dtype=torch.bool)
     mask[0] = False
     threat = sp.ThreatModel(norm, eps, mask=mask)
-    found = universal_perturbation(net, images, labels, threat)
+
+    def watched(x: Tensor) -> Tensor:
+        assert 0 <= float(x.detach().min()) <= float(x.detach().max()) <= 1, "the model is shown what will be applied"
+        return net(x)
+
+    found = universal_perturbation(watched, images, labels, threat)
     held_out = data[0]
     assert bool(threat.contains(held_out, found.apply(held_out)).all())
     assert float(found.delta[0, 0].abs().max()) == 0

@@ -13,8 +13,8 @@ from tests.helpers_core import NORMS, pictures
 
 import sparring as sp
 from sparring.attacks import BIM, FGSM, MIFGSM, PGD, RandomNoise, parse
-from sparring.errors import InputError
 from sparring.budget import parse_number
+from sparring.errors import InputError
 
 QUICK = settings(max_examples=80, deadline=None, derandomize=True, database=None)
 

@@ -4,11 +4,18 @@ from sparring.attacks.apgd import APGD
 from sparring.attacks.base import Attack
 from sparring.attacks.bim import BIM
 from sparring.attacks.boundary import Boundary
+from sparring.attacks.cw import CarliniWagner
+from sparring.attacks.ddn import DDN
+from sparring.attacks.deepfool import DeepFool
 from sparring.attacks.difgsm import DIFGSM
+from sparring.attacks.ead import EAD
 from sparring.attacks.expectation import EOT
+from sparring.attacks.fab import FAB
 from sparring.attacks.fgsm import FGSM
+from sparring.attacks.fmn import FMN
 from sparring.attacks.grid import Grid, survives_8bit
 from sparring.attacks.hopskipjump import HopSkipJump
+from sparring.attacks.jsma import JSMA
 from sparring.attacks.mifgsm import MIFGSM
 from sparring.attacks.multitargeted import MultiTargeted
 from sparring.attacks.nes import NES
@@ -43,6 +50,9 @@ ATTACKS: dict[str, type[Attack]] = {
     "grid": Grid,
     "multi_targeted": MultiTargeted,
     "square": Square,
+    "cw": CarliniWagner,
+    "ead": EAD,
+    "jsma": JSMA,
     "patch": PatchAttack,
     "worst_of": WorstOf,
     "nes": NES,
@@ -51,6 +61,10 @@ ATTACKS: dict[str, type[Attack]] = {
     "random_search": RandomSearch,
     "hopskipjump": HopSkipJump,
     "boundary": Boundary,
+    "deepfool": DeepFool,
+    "ddn": DDN,
+    "fmn": FMN,
+    "fab": FAB,
 }
 """Name to class. A new attack is one new file and one line here."""
 
@@ -68,9 +82,14 @@ __all__ = [
     "APGD",
     "ATTACKS",
     "BIM",
+    "DDN",
     "DIFGSM",
+    "EAD",
     "EOT",
+    "FAB",
     "FGSM",
+    "FMN",
+    "JSMA",
     "MIFGSM",
     "NES",
     "NIFGSM",
@@ -79,6 +98,8 @@ __all__ = [
     "TIFGSM",
     "Attack",
     "Boundary",
+    "CarliniWagner",
+    "DeepFool",
     "Grid",
     "HopSkipJump",
     "MultiTargeted",

@@ -196,8 +196,8 @@ def _stages(norm: str, steps: int) -> list[tuple[int, int]]:
 def _checkpoints(norm: str, steps: int) -> dict[int, int]:
     """Step to the number of steps since the checkpoint before it."""
     if norm == "l1":
-        period = max(1, int(0.04 * steps))
-        return dict.fromkeys(range(period, steps, period), period)
+        every = max(1, int(0.04 * steps))
+        return dict.fromkeys(range(every, steps, every), every)
     places, place, period = [0], 0.22, 0.22
     while place < 1:
         places.append(math.ceil(place * steps - 1e-9))

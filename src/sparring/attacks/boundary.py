@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sparring.attacks.decisions import DecisionAttack, Judge
-from sparring.attacks.minimal import per_image
+from sparring.attacks.minimal import length, per_image
 
 FIRST = 0.1
 """Length of the first steps, sideways and ahead, as a share of the distance."""
@@ -29,15 +29,15 @@ BLOCK = 2**16
 class Boundary(DecisionAttack):
     """Steps at random along the sphere around the image, then a little towards it, and stays where that is adversarial.
 
-    Both lengths adapt to each image by how often such steps succeed. queries: labels asked per image, at most; the paper
-    walks for many thousands. `minimize_from` takes starting points, such as a picture of each target class. HopSkipJump
-    comes nearer with as many queries.
+    Both lengths adapt to each image by how often such steps succeed. queries: labels asked per image, at most; the
+    paper walks for many thousands, and HopSkipJump comes nearer with as many. `minimize_from` takes starting points,
+    such as a picture of each target class.
     """
 
     threats: ClassVar[tuple[str, ...]] = ("l2",)
     paper: ClassVar[str] = (
-        "Brendel et al., Decision-Based Adversarial Attacks: Reliable Attacks Against Black-Box Machine Learning Models, "
-        "ICLR 2018"
+        "Brendel et al., Decision-Based Adversarial Attacks: Reliable Attacks Against Black-Box Machine Learning "
+        "Models, ICLR 2018"
     )
 
     def walk(self, judge: Judge, points: Tensor, enough: float) -> None:
@@ -70,7 +70,7 @@ def _adapted(met: Tensor, target: float) -> Tensor:
 
 
 def _proposals(judge: Judge, rows: Tensor, noise: Tensor, sideways: Tensor, ahead: Tensor) -> tuple[Tensor, Tensor]:
-    """A point on the sphere around the image, `sideways` (M,) of its radius away, and the same a share `ahead` nearer."""
+    """A point on the sphere around the image, `sideways` (M,) of its radius away, and one a share `ahead` nearer."""
     images = judge.problem.images[rows]
     away = judge.nearest.points[rows] - images
     radius = _norm(away)
@@ -84,4 +84,4 @@ def _proposals(judge: Judge, rows: Tensor, noise: Tensor, sideways: Tensor, ahea
 
 
 def _norm(delta: Tensor) -> Tensor:
-    return delta.flatten(1).norm(dim=1).clamp_min(1e-12)
+    return length(delta, "l2").clamp_min(1e-12)

@@ -26,11 +26,11 @@ class CarliniWagner(MinimalAttack):
 
     The box is kept by clipping, not by tanh: under tanh, pixels that are exactly 0 or 1 never move.
 
-    steps: gradients per descent at most; one that stalls ends early. search_steps: values of c; the budget of linf and
-    l0 is steps·search_steps gradients (the paper's 10,000 and 20 find nothing that these do not). learning_rate: largest
-    step of Adam in units of the box (the paper's 0.01); where the boundary seems near, steps are shorter. For l0, where
-    a pixel may go anywhere, it is 30 times as much. confidence: margin in logits that an adversarial must have;
-    without one that has it, the nearest of any margin is returned.
+    steps: gradients per descent at most; one that stalls ends early. search_steps: values of c at most; linf and l0
+    take steps·search_steps gradients at most (the paper's 10,000 and 20 are for a search that always begins anew).
+    learning_rate: largest step of Adam in units of the box (the paper's 0.01); where the boundary seems near, steps are
+    shorter; for l0, where a pixel may go anywhere, 30 times as long. confidence: margin in logits that an adversarial
+    must have; without one that has it, the nearest of any margin is returned.
     """
 
     threats: ClassVar[tuple[str, ...]] = ("l2", "linf", "l0")
@@ -51,13 +51,12 @@ class CarliniWagner(MinimalAttack):
         """The nearest adversarial of all descents, drawn in towards the image."""
         finds = Finds(problem, self.confidence)
         low, high = problem.threat.bounds
-        rate, patience = self.learning_rate * (high - low), max(8, self.steps // 10)
+        rate, budget = self.learning_rate * (high - low), self.steps * self.search_steps
+        patience = min(max(8, self.steps // 10), max(1, budget // 4))
         if problem.threat.norm == "l2":
             cw_l2.search(problem, finds, enough, steps=self.steps, rounds=self.search_steps, rate=rate)
+        elif problem.threat.norm == "linf":
+            cw_linf.search(problem, finds, enough, steps=budget, patience=patience, rate=rate)
         else:
-            budget = self.steps * self.search_steps
-            if problem.threat.norm == "linf":
-                cw_linf.search(problem, finds, enough, steps=budget, patience=patience, rate=rate)
-            else:
-                cw_l0.search(problem, finds, enough, steps=budget, patience=patience, rate=30 * rate)
+            cw_l0.search(problem, finds, enough, steps=budget, patience=patience, rate=30 * rate)
         return finds.settled(problem, 0 if problem.threat.norm == "l0" else 4, enough)

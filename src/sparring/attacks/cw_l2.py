@@ -55,7 +55,7 @@ class Descent:
             weight=zero + 2,
             low=zero,
             high=far,
-            rate=(reach / 2 / free).clamp(0.01 * rate, rate),
+            rate=(reach / 4 / free).clamp(0.01 * rate, rate),
             round=zero,
             found=zero > 0,
             lowest=far,
@@ -75,7 +75,7 @@ class Descent:
         lack = (self.problem.shortfalls(at.logits) + confidence).clamp_min(0) / self.slope
         squared = length(self.points - self.problem.images, "l2").square()
         value = squared + 2 * self.weight * self.reach * lack.where(~met, torch.zeros_like(lack))
-        better = value < self.lowest * (1 - 1e-4)
+        better = value < self.lowest * (1 - 1e-3)
         lowest = value.where(better, self.lowest)
         return replace(self, found=self.found | met, lowest=lowest, idle=(self.idle + 1).where(~better, 0 * self.idle))
 
@@ -87,7 +87,7 @@ class Descent:
         high = self.weight.where(self.found, self.high)
         low = self.weight.where(~self.found, self.low)
         weight = torch.where(low > 0, (low * high).sqrt(), high / FALL).where(high.isfinite(), self.weight * GROWTH)
-        pace = torch.where(self.found, 0.7 * self.rate, (2 * self.rate).clamp_max(rate))
+        pace = torch.where(self.found, 0.6 * self.rate, (2 * self.rate).clamp_max(rate))
         return replace(
             self,
             points=torch.where(per_image(ended & ever, best), best, self.points),
@@ -108,7 +108,7 @@ def search(problem: Problem, finds: Finds, enough: float, *, steps: int, rounds:
     rows = torch.arange(len(problem), device=problem.images.device)
     at = problem.gradient(problem.images, "margin")
     run = Descent.start(problem, rows, at, finds.confidence, rate)
-    patience = max(10, steps // 10)
+    patience = max(10, steps // 5)
     while True:
         met = finds.offer(run.problem, run.rows, run.points, at.logits)
         run = run.judged(at, met, finds.confidence).moved(at, met)

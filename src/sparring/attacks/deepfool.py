@@ -71,9 +71,8 @@ class DeepFool(MinimalAttack):
 
     def _next(self, boundary: Hyperplane, margins: Tensor, share: float) -> Tensor:
         """The points (N, C, H, W) to go to from the boundary's; `margins` (N,) are those of the images."""
-        rounding = 2e-5 * (1 + boundary.logits.abs().nan_to_num(posinf=0.0).amax(1))
         close_by = boundary.lead.abs() < CLOSE_BY * margins
-        way = boundary.way(boundary.points, self.overshoot * boundary.lead.abs() + rounding, boxed=close_by)
+        way = boundary.way(boundary.points, self.overshoot * boundary.lead.abs() + boundary.rounding, boxed=close_by)
         step = way * per_image(torch.where(close_by, 1.0, share).to(way.dtype), way)
         region = boundary.problem.region
         return torch.clamp(boundary.points + step, region.lower, region.upper)

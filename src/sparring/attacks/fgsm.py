@@ -14,6 +14,7 @@ from sparring.errors import InputError
 from sparring.goal import Goal, Targeted
 from sparring.losses import Loss
 from sparring.problem import Problem
+from sparring.targets import least_likely
 
 AIMS = ("label", "least_likely")
 
@@ -58,5 +59,4 @@ class FGSM(Attack):
 
 
 def _towards_least_likely(logits: Tensor, goal: Goal) -> Tensor:
-    del goal
-    return -functional.cross_entropy(logits, logits.argmin(1), reduction="none")
+    return -functional.cross_entropy(logits, least_likely(logits, goal.reference), reduction="none")

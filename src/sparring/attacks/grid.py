@@ -29,9 +29,10 @@ class Grid(Wrapper):
     """What `attack` finds, moved to the 256 values per channel that a picture file holds, never beyond the budget.
 
     Each pixel goes to one of the two values around it: where the margin's gradient points, or towards its original
-    where the budget is too tight for that. An adversarial that this undoes is given up to `repairs` short steps from
-    value to value, one gradient each. If `attack` needs no gradients, pixels go to the nearest value, and nothing is
-    mended. A pixel that began between two values keeps its own where mask or budget leave no other.
+    where the budget is too tight for that. An adversarial that this undoes is given up to `repairs` greedy steps from
+    value to value, one gradient each: along the steeper half of the coordinates, then a quarter, and so on down to one.
+    If `attack` needs no gradients, pixels go to the nearest value, and nothing is mended. A pixel that began between
+    two values keeps its own where mask or budget leave no other.
     """
 
     paper: ClassVar[str] = "Carlini & Wagner, Towards Evaluating the Robustness of Neural Networks, S&P 2017"
@@ -47,17 +48,19 @@ class Grid(Wrapper):
         """The best points on the grid; for an image that was no adversarial before, where rounding left it."""
         best, rows = Best(problem), torch.arange(len(problem), device=problem.images.device)
         points = self.attack.run(replace(problem, region=_aligned(problem.region, problem.threat.bounds)))
-        rounds = 1 + self.repairs if self.access == "gradients" else 1
-        for attempt in range(rounds):
-            grad = problem.gradient(points, "margin") if self.access == "gradients" else None
+        white = self.access == "gradients"
+        for attempt in range(1 + self.repairs if white else 1):
+            at = problem.gradient(points, "margin") if white else None
+            grad = None if at is None else at.grad
             if attempt and grad is not None:
-                points = problem.region.advance(points, grad.grad, _step(problem))
-            points = snapped(problem.region, problem.threat.bounds, points, None if grad is None else grad.grad)
+                grad = _steepest(grad, max(1, grad[0].numel() >> attempt))
+                points = problem.region.advance(points, grad, _step(problem))
+            points = snapped(problem.region, problem.threat.bounds, points, grad)
             logits = problem.logits(points)
             best.offer(rows, points, problem.goal.is_met(logits), problem.loss_values(logits, "margin"))
             left = ~problem.solved(logits)
-            if attempt == 0 and grad is not None:
-                left &= problem.goal.is_met(grad.logits)
+            if attempt == 0 and at is not None:
+                left &= problem.goal.is_met(at.logits)  # only what was an adversarial is mended
             problem, points, rows = problem.select(left), points[left], rows[left]
             if len(rows) == 0:
                 break
@@ -119,11 +122,13 @@ def _around(region: Region, bounds: Bounds, points: Tensor) -> tuple[Tensor, Ten
     """The 8-bit values below and above every pixel (N, D), float64: twice the same where only one is allowed, and
     twice the original where none is.
     """
-    below, above = (_level(points, bounds, rounding).flatten(1).double() for rounding in (torch.floor, torch.ceil))
+    origin = region.originals.flatten(1).double()
+    ends = [_level(points, bounds, rounding).flatten(1).double() for rounding in (torch.floor, torch.ceil)]
+    unmoved = 1e-4 * (bounds[1] - bounds[0]) / 255  # an original on the grid stays itself to the last bit
+    below, above = (torch.where((end - origin).abs() < unmoved, origin, end) for end in ends)
     slack = torch.finfo(points.dtype).eps * max(abs(bound) for bound in bounds)
     fits_below = below >= region.lower.flatten(1).double() - slack
     fits_above = above <= region.upper.flatten(1).double() + slack
-    origin = region.originals.flatten(1).double()
     down = torch.where(fits_below, below, torch.where(fits_above, above, origin))
     up = torch.where(fits_above, above, torch.where(fits_below, below, origin))
     return down, up
@@ -145,6 +150,13 @@ def _aligned(region: Region, bounds: Bounds) -> Region:
     lower = torch.minimum(_level(region.lower, bounds, torch.ceil), region.originals)
     upper = torch.maximum(_level(region.upper, bounds, torch.floor), region.originals)
     return replace(region, lower=lower, upper=upper)
+
+
+def _steepest(grad: Tensor, count: int) -> Tensor:
+    """`grad` with all but the `count` largest entries of each image set to zero."""
+    flat = grad.flatten(1)
+    kept = torch.zeros_like(flat).scatter_(1, flat.abs().topk(count, dim=1).indices, 1)
+    return (flat * kept).view_as(grad)
 
 
 def _step(problem: Problem) -> float:

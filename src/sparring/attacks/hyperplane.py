@@ -39,6 +39,11 @@ class Hyperplane:
         """The `count` nearest rivals (N, count)."""
         return None if self.rivals is None else self.rivals[:, :count]
 
+    @property
+    def rounding(self) -> Tensor:
+        """A lead (N,) that is more than rounding: what lies exactly on the boundary counts as no adversarial."""
+        return 2e-5 * (1 + self.logits.abs().nan_to_num(posinf=0.0).amax(1))
+
     def way(self, start: Tensor, beyond: float | Tensor = 0.0, *, boxed: Tensor | None = None) -> Tensor:
         """The shortest delta that takes `start` (N, C, H, W) to where the lead is `beyond`: inside the box, and as far
         as the box allows if that is less. Where `boxed` (N,) is false, as if there were no box but only the mask.
@@ -67,7 +72,7 @@ def nearest_boundary(problem: Problem, points: Tensor, rivals: Tensor | None) ->
     """
     if rivals is None:
         at = problem.gradient(points, "margin")
-        return Hyperplane(problem, points, at.grad, at.values, at.logits, None)
+        return Hyperplane(problem, points, at.grad, at.values.nan_to_num(), at.logits, None)
     lower, upper, norm = points - problem.region.lower, problem.region.upper - points, problem.region.norm
 
     def distance(grads: Tensor, leads: Tensor, part: slice) -> Tensor:
@@ -79,7 +84,7 @@ def nearest_boundary(problem: Problem, points: Tensor, rivals: Tensor | None) ->
 
     found = problem.nearest_rival(points, rivals, distance)
     by_distance = rivals.gather(1, found.distances.argsort(dim=1))
-    return Hyperplane(problem, points, found.grad, found.values, found.logits, by_distance)
+    return Hyperplane(problem, points, found.grad, found.values.nan_to_num(), found.logits, by_distance)
 
 
 def _like(values: Tensor, grads: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from sparring.goal import Goal
 from sparring.losses import Loss
 from sparring.model import Model
 from sparring.problem import Problem
-from sparring.threat import ThreatModel
+from sparring.threat import Region, ThreatModel
 
 
 class Nearest:
@@ -148,8 +148,9 @@ def walk(problem: Problem, enough: float, pace: Pace, loss: str | Loss, move: Mo
         at = problem.gradient(points, loss)
         met = problem.solved(at.logits)
         best.offer(rows, points, met)
-        found = best.found[rows]
-        here = Position(problem, rows, points, radius, at.grad, problem.shortfalls(at.logits), met, found)
+        missing = problem.shortfalls(at.logits).nan_to_num(nan=torch.inf)
+        grad = movable(at.grad, points, problem.region)
+        here = Position(problem, rows, points, radius, grad, missing, met, best.found[rows])
         going_on = pace.advance(best.distance[rows]) & (best.distance[rows] > enough)
         if not bool(going_on.all()):
             here = here.select(going_on)
@@ -158,6 +159,12 @@ def walk(problem: Problem, enough: float, pace: Pace, loss: str | Loss, move: Mo
         if len(rows):
             points, radius = move(here, pace)
     return best
+
+
+def movable(grad: Tensor, points: Tensor, region: Region) -> Tensor:
+    """`grad` (N, ...) without the coordinates that mask or box keep from following it."""
+    room = torch.where(grad > 0, region.upper - points, points - region.lower)
+    return torch.where(room > 0, grad, torch.zeros_like(grad))
 
 
 def length(delta: Tensor, norm: str) -> Tensor:

@@ -23,8 +23,9 @@ class NES(Attack):
 
     queries: forward passes per image, at most. samples: per step, in pairs x ± spread·u (the paper's 50). spread: as a
     share of the range of values (0.001). step_size: in image units, None for eps/5 (the paper's 0.01 at eps 0.05), or
-    2.5·eps/steps where the queries pay for few steps. momentum: weight of the older estimates in the step's (0.9, the authors' code). loss: the margin, where the paper
-    has the cross-entropy, which rounds to a constant on confident models.
+    2.5·eps/steps where the queries pay for few steps. momentum: weight of the older estimates in a step (0.9, as in the
+    authors' code). loss: the margin, where the paper has the cross-entropy, which rounds to a constant on confident
+    models.
     """
 
     access: ClassVar[str] = "logits"

@@ -26,9 +26,9 @@ class SimBA(Attack):
 
     queries: forward passes per image, at most. basis: "pixel", or "dct" for cosine waves, low frequencies first.
     frequencies: share of each side's frequencies that come first; after them the next ring of as many (1/8). step: in
-    l2, in image units (None for 0.2 of the range of values); in linf None for what takes a direction's largest entry
-    from one end of the budget to the other. Steps beyond the budget are projected back. loss: the margin, where the
-    paper has the label's probability, which rounds to 1 on confident models.
+    image units; None in l2 for 0.2 of the range of values, but at most eps/5, and in linf for what takes a direction's
+    largest entry from one end of the budget to the other. Steps beyond the budget are projected back. loss: the margin,
+    where the paper has the label's probability, which rounds to 1 on confident models.
     """
 
     access: ClassVar[str] = "logits"
@@ -90,7 +90,7 @@ class SimBA(Attack):
         elif problem.threat.norm == "linf":
             step = 2 * problem.threat.eps * step / step.abs().amax(tuple(range(1, step.dim())), keepdim=True)
         else:
-            step = 0.2 * (high - low) * step
+            step = min(0.2 * (high - low), problem.threat.eps / 5) * step
         return problem.region.project(here + step)
 
     def _order(self, problem: Problem, canvas: Canvas) -> Tensor:

@@ -26,7 +26,8 @@ class SPSA(Attack):
 
     queries: forward passes per image, at most. samples: per step, in pairs x ± spread·signs (128, as in CleverHans; the
     paper takes up to 8,192). spread: as a share of the range of values (0.01). step_size: of Adam, in image units, None
-    for 0.01 of the range, or more where the queries pay for too few steps to spend the budget. loss: the paper's margin.
+    for 0.01 of the range, or more where the queries pay for too few steps to spend the budget. loss: the margin, as in
+    the paper.
     """
 
     access: ClassVar[str] = "logits"

@@ -7,6 +7,7 @@ from sparring.evaluation.effort import EFFORTS
 from sparring.evaluation.evaluation import Evaluation, StageSummary
 from sparring.evaluation.records import Adversarials, Record
 from sparring.evaluation.union import UnionEvaluation, evaluate_union
+from sparring.evaluation.verify import verify
 
 __all__ = [
     "EFFORTS",
@@ -23,4 +24,5 @@ __all__ = [
     "evaluate",
     "evaluate_union",
     "robustness_curve",
+    "verify",
 ]

@@ -140,8 +140,9 @@ def _setting(task: Task, state: State) -> Setting:
         part = slice(0, min(ASKED, len(task.labels)))
         problem = _problem(task, task.read(part), task.goal(part), "gradients")
         grad = problem.gradient(problem.images, "margin").grad
-        state.forwards[part] += problem.ledger.forwards
-        state.backwards[part] += problem.ledger.backwards
+        attacked = (state.standing()[part] | (state.forwards[part] > 1)).long()  # the others were asked once only
+        state.forwards[part] += attacked * problem.ledger.forwards
+        state.backwards[part] += attacked * problem.ledger.backwards
         return not bool(grad.flatten(1).any(1).all())
 
     return Setting(task.threat.norm, access, task.seed, masked)

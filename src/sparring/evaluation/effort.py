@@ -11,6 +11,7 @@ from torch import Tensor
 from sparring.attacks import (
     APGD,
     ATTACKS,
+    FAB,
     FGSM,
     PGD,
     Attack,
@@ -118,7 +119,7 @@ def _sampled(state: State, setting: Setting, attacks: list[Attack]) -> Iterator[
 _SWEEP = (FGSM(), PGD(steps=10, loss="margin", random_start=False), PGD(steps=20))
 _CLASS_BY_CLASS = MultiTargeted(targets=4, steps=20)
 _APGD_T = APGD(steps=100, loss="dlr", targets=9)
-_AUTOATTACK = (APGD(steps=100), _APGD_T, Square(queries=5000))
+_AUTOATTACK = (APGD(steps=100), _APGD_T, FAB(steps=100, targets=9), Square(queries=5000))
 _STRONG = (APGD(steps=50, loss="margin"), MultiTargeted(steps=60, restarts=2, random_start=True), PGD(steps=100))
 _BLIND = (Square(queries=5000), HopSkipJump())
 

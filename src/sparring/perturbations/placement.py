@@ -38,7 +38,7 @@ class Placing:
     high) times the largest, turned by up to `rotation` degrees either way. x, y: ranges of the centre, (0, 1) for all.
     """
 
-    scale: tuple[float, float] = (0.7, 1.0)
+    scale: tuple[float, float] = (0.8, 1.0)
     rotation: float = 20.0
     x: tuple[float, float] = (0.0, 1.0)
     y: tuple[float, float] = (0.0, 1.0)
