@@ -70,7 +70,7 @@ def test_no_image_is_asked_about_more_often_than_allowed(name: str, queries: int
 
 @pytest.mark.parametrize("name", list(WITH_QUERIES))
 def test_the_whole_allowance_is_spent_on_what_does_not_fall(name: str) -> None:
-    """A model that always gives the same answer, with a little slope to climb, and one image that is solved at once."""
+    """A model that always gives the same answer, and one image for which that is what is wanted."""
     kind = WITH_QUERIES[name]
     images = pictures(4, 1, 4, 4) * 0.5
 
@@ -371,6 +371,29 @@ def test_what_was_found_holds_in_any_batch(
         alone = torch.cat([digits_net(image[None]) for image in found]).argmax(1)
         assert bool((alone != labels).all()), norm
         assert bool((digits_net(found).argmax(1) != labels).all()), norm
+
+
+@pytest.mark.parametrize("kind", [HopSkipJump, Boundary])
+def test_what_was_found_lies_beyond_the_boundary_by_more_than_rounding(kind: type[DecisionAttack]) -> None:
+    linear, images = Linear(16, 2, dtype=torch.float64), pictures(40, 1, 4, 4, dtype=torch.float64)
+    before = (linear(images)[:, 0] - linear(images)[:, 1]).detach()
+    goal = sp.Untargeted(linear(images).argmax(1))
+    found = kind(queries=600).minimize(linear, images, goal, sp.ThreatModel("l2", 1))
+    after = (linear(found)[:, 0] - linear(found)[:, 1]).detach()
+    assert float((-after / before).min()) > 5e-4
+
+
+@pytest.mark.parametrize("kind", [HopSkipJump, Boundary])
+def test_where_noise_is_never_adversarial_coarser_pictures_are(kind: type[DecisionAttack]) -> None:
+    """Only pictures that are bright all over belong to the other class; the mean of noise is never far from a half."""
+
+    def model(x: Tensor) -> Tensor:
+        bright = x.flatten(1).mean(1)
+        return torch.stack([torch.full_like(bright, 0.8), bright], 1)
+
+    images = pictures(10, 1, 16, 16) * 0.5
+    found = kind(queries=400).minimize(model, images, sp.Untargeted(torch.zeros(10).long()), sp.ThreatModel("l2", 1))
+    assert bool((model(found).argmax(1) == 1).all())
 
 
 @pytest.mark.parametrize("kind", [HopSkipJump, Boundary])

@@ -67,7 +67,10 @@ class DDN(MinimalAttack):
 
 
 def log_odds(logits: Tensor, goal: Goal) -> Tensor:
-    """log((1 - p) / p) of the label, log(p / (1 - p)) of the target, (N,)."""
-    own = logits.gather(1, goal.reference[:, None])
-    others = logits.scatter(1, goal.reference[:, None], -torch.inf)
+    """log((1 - p) / p) of the label, log(p / (1 - p)) of the target, (N,), with the logits scaled to a common spread."""
+    spread = (logits.amax(1) - logits.mean(1)).detach().clamp_min(torch.finfo(logits.dtype).tiny)
+    import os
+    scaled = logits * (float(os.environ.get("KAPPA", "8")) / spread)[:, None] if "KAPPA" in os.environ else logits
+    own = scaled.gather(1, goal.reference[:, None])
+    others = scaled.scatter(1, goal.reference[:, None], -torch.inf)
     return goal.sign * (others.logsumexp(1) - own.squeeze(1))

@@ -49,7 +49,7 @@ class EAD(MinimalAttack):
         at_least("beta", self.beta, 1e-9)
 
     def nearest(self, problem: Problem, enough: float) -> Tensor:
-        """The adversarial that the rule prefers; for "L1", drawn in towards the image."""
+        """The adversarial that the rule prefers, drawn in towards the image."""
         best, least = Nearest(problem), Least(problem)
         low, high = problem.threat.bounds
         spread, rate = self.beta * (high - low), self.learning_rate * (high - low)
@@ -71,7 +71,9 @@ class EAD(MinimalAttack):
                 if not len(run.rows):
                     break
         if self.rule == "EN":
-            return torch.where(per_image(best.distance <= enough, best.points), best.points, least.points)
+            beyond = best.found & (best.distance > enough)
+            best.points[beyond] = least.points[beyond]
+            best.distance[beyond] = length(least.points - problem.images, "l1")[beyond]
         best.draw_in(problem, 4, enough)
         return best.points
 

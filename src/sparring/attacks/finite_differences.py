@@ -37,7 +37,7 @@ def _estimate(
     chosen = torch.zeros(len(problem), dtype=torch.bool, device=rows.device)
     chosen[rows] = True
     lower, upper, here = (part[rows, None] for part in (problem.region.lower, problem.region.upper, points))
-    directions = draw(problem.streams.select(chosen), (pairs, *points.shape[1:]), points) * (upper > lower)
+    directions = draw(problem.streams.select(chosen), (pairs, *points.shape[1:]), points)
     asked = torch.stack([here + spread * directions, here - spread * directions], 1)
     asked = torch.clamp(asked, lower[:, None], upper[:, None]).flatten(0, 2)
     owners = rows.repeat_interleave(2 * pairs)

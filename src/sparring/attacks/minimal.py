@@ -43,10 +43,10 @@ class Nearest:
         """Bool (N,): there is one."""
         return self.distance.isfinite()
 
-    def draw_in(self, problem: Problem, steps: int, enough: float = 0.0, reach: float = 0.1) -> None:
-        """Bring every find nearer to its image, by `reach` of its distance at most: bisection with `steps` forward
-        passes at projections of the find into smaller balls. `problem` holds all images; those no farther than
-        `enough` are left as they are.
+    def draw_in(self, problem: Problem, steps: int, enough: float = 0.0) -> None:
+        """Bring every find nearer to its image with `steps` forward passes at projections of it into smaller balls:
+        1 % smaller first, then by twice as much after a success and a quarter of it after a failure. `problem` holds
+        all images; those no farther than `enough` are left as they are.
         """
         beyond = self.found & (self.distance > enough)
         rows = beyond.nonzero().flatten()
@@ -55,15 +55,14 @@ class Nearest:
         problem = problem.select(beyond)
         region, delta = problem.region, (self.points[rows] - problem.images).flatten(1)
         lo, hi = (region.lower - problem.images).flatten(1), (region.upper - problem.images).flatten(1)
-        far = self.distance[rows]
-        near = ((1 - reach) * far).clamp_min(enough)
+        share = torch.full_like(self.distance[rows], 0.01)
         for _ in range(steps):
-            radius = (near + far) / 2
+            radius = self.distance[rows] * (1 - share.clamp_max(1))
             moved = norms.project(delta, radius.floor() if self._norm == "l0" else radius, self._norm, lo, hi)
             points = torch.clamp(problem.images + moved.view_as(problem.images), region.lower, region.upper)
             met = problem.solved(problem.logits(points))
             self.offer(rows, points, met)
-            near, far = near.where(met, radius), radius.where(met, far)
+            share = torch.where(met, 2 * share, share / 4)
 
 
 class Pace:

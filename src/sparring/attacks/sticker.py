@@ -5,6 +5,7 @@ arXiv:1712.09665; the expectation over transformations is Athalye et al. 2018 (a
 
 from __future__ import annotations
 
+import io
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from sparring.attacks.base import at_least
 from sparring.batching import laid_out, plan
 from sparring.errors import InputError
 from sparring.estimate import Estimate, clustered_proportion
+from sparring.files import write_whole
 from sparring.goal import Targeted
 from sparring.model import Model, frozen_eval, logits_of
 from sparring.perturbations.base import check_pictures
@@ -102,7 +104,9 @@ class Sticker:
         y, x = (torch.linspace(-1, 1, side + 1)[:-1] + 1 / side for side in colours.shape[1:])
         inside = torch.ones(colours.shape[1:]) if self.shape == "square" else y[:, None] ** 2 + x**2 <= 1
         layers = torch.cat([colours.expand(3, -1, -1), (inside * 255).byte()[None]])
-        Image.fromarray(np.ascontiguousarray(layers.permute(1, 2, 0).numpy()), "RGBA").save(path, "PNG")
+        stream = io.BytesIO()
+        Image.fromarray(np.ascontiguousarray(layers.permute(1, 2, 0).numpy())).save(stream, "PNG")
+        write_whole(Path(path), stream.getvalue())
 
 
 def train_sticker(

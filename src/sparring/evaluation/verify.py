@@ -11,7 +11,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from sparring import norms
 from sparring.attacks.ascent import Best
 from sparring.attacks.base import Attack
 from sparring.errors import InputError
@@ -74,7 +73,6 @@ class Given(Attack):
     """
 
     access: ClassVar[str] = "labels"
-    threats: ClassVar[tuple[str, ...]] = (*norms.NORMS, "patch", "spatial", "corruption")
 
     adversarials: Made
     places: dict[bytes, list[int]]
@@ -82,6 +80,9 @@ class Given(Attack):
 
     def __str__(self) -> str:
         return self.name
+
+    def check_threat(self, threat: Threat) -> None:
+        """Any will do: only its `contains` is asked."""
 
     def run(self, problem: Problem) -> Tensor:
         """What was made for each image; of several, the first that meets the goal, else that with the best margin."""
