@@ -43,7 +43,7 @@ class Counted(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         self.images += len(images)
-        return self.inner(images)
+        return self.inner(images.float())  # with numpy 2, ART's label-only attacks ask in float64
 
 
 @dataclass
@@ -204,7 +204,7 @@ def judged(duel: Duel, theirs: Side, mine: Side) -> list[Target]:
 
 
 def show(duel: Duel, theirs: Side, mine: Side) -> None:
-    print(f"\n{duel.name}, {duel.net} net\n{'':14} {'queries':>8} {'CPU s':>8} {'fooled %':>9} {'median':>8}")
+    print(f"\n{duel.name}, {duel.net} net\n{'':16} {'queries':>8} {'CPU s':>8} {'fooled %':>9} {'median':>8}")
     for who, side in ((duel.library, theirs), ("sparring", mine)):
         cells = (statistics.mean(side.queries), statistics.median(side.seconds), statistics.mean(side.fooled))
         print(

@@ -80,10 +80,12 @@ def _text_form(name: str, kind: type[Attack]) -> str:
 
 
 def _changed(kind: type[Attack]) -> dict[str, int]:
-    """One parameter to show how parameters are written: twice the default of the first whole number."""
+    """One parameter to show how parameters are written: twice the default of the first whole number, or a tenth where
+    that would take the reader minutes.
+    """
     for field in dataclasses.fields(kind):
         if isinstance(field.default, int) and not isinstance(field.default, bool):
-            return {field.name: 2 * field.default}
+            return {field.name: 2 * field.default if field.default < 1000 else field.default // 10}
     return {}
 
 
