@@ -20,12 +20,12 @@ class DDN(MinimalAttack):
     scaled to a norm that shrinks by `gamma` while the image is adversarial and grows by `gamma` while it is not.
 
     steps: gradients at most (the paper's 100). step_size: length of the first step in units of the norm (the paper's
-    1), which falls to a hundredth along a cosine. gamma: the first change of the norm, falling likewise to
-    a hundredth (the paper keeps 0.05 throughout). skip: so many steps of the schedule are left out whenever three in a
-    row have brought an image less than 1 % nearer; 0 for the paper's fixed number. search_steps: forward passes of the
-    final bisection towards the image. The norm starts at the distance of a linear boundary, and until the first
-    adversarial it grows at least that far. The gradient is that of the cross-entropy's log-odds: the same direction,
-    but it does not vanish for a confident model.
+    1), which falls to a hundredth along a cosine. gamma: the first change of the norm, falling likewise (the paper's
+    stays at 0.05). skip: so many steps of the schedule are left out whenever three in a row have brought an image less
+    than 1 % nearer; 0 for the paper's fixed number. search_steps: forward passes of the final bisection towards the
+    image. The norm starts at the distance of a linear boundary, and until the first adversarial it grows at least that
+    far. The gradient is that of the label's log-odds: the direction of the cross-entropy's, but it does not vanish for
+    a confident model.
     """
 
     threats: ClassVar[tuple[str, ...]] = ("l2",)
@@ -67,10 +67,11 @@ class DDN(MinimalAttack):
 
 
 def log_odds(logits: Tensor, goal: Goal) -> Tensor:
-    """log((1 - p) / p) of the label, log(p / (1 - p)) of the target, (N,), with the logits scaled to a common spread."""
-    spread = (logits.amax(1) - logits.mean(1)).detach().clamp_min(torch.finfo(logits.dtype).tiny)
-    import os
-    scaled = logits * (float(os.environ.get("KAPPA", "8")) / spread)[:, None] if "KAPPA" in os.environ else logits
+    """log((1 - p) / p) of the label, log(p / (1 - p)) of the target, (N,), after the logits are scaled so that the
+    largest is 6 above their mean, about as in a trained net: their own scale then changes nothing.
+    """
+    spread = (logits.amax(1, keepdim=True) - logits.mean(1, keepdim=True)).detach()
+    scaled = logits * (6 / spread.clamp_min(torch.finfo(logits.dtype).tiny))
     own = scaled.gather(1, goal.reference[:, None])
     others = scaled.scatter(1, goal.reference[:, None], -torch.inf)
     return goal.sign * (others.logsumexp(1) - own.squeeze(1))

@@ -129,8 +129,9 @@ def train_sticker(
     Every step sticks it on `batch_size` photographs at random places of `placing` and lowers the mean cross-entropy
     of the target (Brown et al.) by Adam, whose steps start at `step_size` of the full range of an ink and shrink along
     a cosine. What is optimised are the shares that the inks cover, so that every colour on the way can be printed;
-    not `printable`: any colour of the box. area: the largest share of a picture that it covers. A few photographs
-    do, as different as those it will be stuck on. Raises `InputError` for unusable input.
+    not `printable`: any colour of the box. Photographs that still resist are drawn more often. area: the largest share of
+    a picture that it covers. A few photographs do, as different as those it will be stuck on. Raises `InputError`
+    for unusable input.
     """
     box, placing = checked_bounds(bounds), placing or Placing()
     _check(photographs, box, steps=steps, batch_size=batch_size, step_size=step_size, seed=seed, target=target)
@@ -142,17 +143,20 @@ def train_sticker(
     start = 0.45 + 0.1 * torch.rand(inks, side, side, generator=generator)  # a faint pattern on mid grey
     coverage = start.to(photographs).requires_grad_()
     mean, square = torch.zeros_like(start).to(photographs), torch.zeros_like(start).to(photographs)
+    hard = torch.full((len(photographs),), 10.0, dtype=torch.float64)  # how far each is from the target, lately
     how = plan(model, photographs, batch_size)
     with frozen_eval(model), how.running(), torch.enable_grad():
         for step, size in enumerate(step_schedule("cosine", step_size, steps), start=1):
-            rows = torch.randint(len(photographs), (batch_size,), generator=generator).to(photographs.device)
+            rows = torch.multinomial(hard + hard.mean() / 4, batch_size, True, generator=generator)
             places = placing.draw(batch_size, generator)
             picture = _shown(coverage, colours, box)
-            points = paint(photographs[rows], picture, places, area=area, shape=shape)
+            points = paint(photographs[rows.to(photographs.device)], picture, places, area=area, shape=shape)
             logits = logits_of(model, laid_out(points, how.channels_last))
             goal = Targeted(torch.full((batch_size,), target, device=logits.device))
             check_classes(goal, logits.shape[1])
-            (grad,) = torch.autograd.grad(-losses.cross_entropy(logits, goal).sum(), coverage)
+            misses = -losses.cross_entropy(logits, goal)
+            (grad,) = torch.autograd.grad(misses.sum(), coverage)
+            hard[rows] = (hard[rows] + misses.detach().double().cpu().nan_to_num(nan=0.0).clamp(1e-6, 1e6)) / 2
             mean = torch.lerp(grad.nan_to_num(nan=0.0), mean, 0.9)
             square = torch.lerp(grad.nan_to_num(nan=0.0).square(), square, 0.999)
             move = (mean / (1 - 0.9**step)) / ((square / (1 - 0.999**step)).sqrt() + 1e-8)
