@@ -129,8 +129,8 @@ def train_sticker(
     Every step sticks it on `batch_size` photographs at random places of `placing` and lowers the mean cross-entropy
     of the target (Brown et al.) by Adam, whose steps start at `step_size` of the full range of an ink and shrink along
     a cosine. What is optimised are the shares that the inks cover, so that every colour on the way can be printed;
-    not `printable`: any colour of the box. Photographs that still resist are drawn more often. area: the largest share of
-    a picture that it covers. A few photographs do, as different as those it will be stuck on. Raises `InputError`
+    not `printable`: any colour of the box. Photographs that still resist are drawn more often. area: the largest share
+    of a picture that it covers. A few photographs do, as different as those it will be stuck on. Raises `InputError`
     for unusable input.
     """
     box, placing = checked_bounds(bounds), placing or Placing()
