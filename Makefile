@@ -23,7 +23,7 @@ demo: setup      ## attack and audit a small classifier, open the report
 	$(BIN)/sparring demo
 
 test: setup system  ## the whole test suite
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto --dist worksteal
 
 test-slow: setup system  ## long checks
 	$(BIN)/python -m pytest -q -m slow --timeout 3600

@@ -295,6 +295,7 @@ def sample(**changes: Any) -> rp.Report:
             linf=spread(eps, 0.061, eps),
             ssim=spread(0.957, 0.921, 0.981),
             psnr=spread(25.1, 24.2, 26.3),
+            survive_png=share(300, 312),
         ),
         "classes": classes(),
         "pictures": gallery,

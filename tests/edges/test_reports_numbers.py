@@ -126,3 +126,9 @@ def test_visibility_words_grow_stronger_with_the_change() -> None:
     assert len(set(sentences)) == 4
     assert "hard to see" in sentences[0]
     assert "at once" in sentences[-1]
+
+
+def test_what_survives_a_picture_file_is_said_with_its_interval() -> None:
+    seen = factory.sample().visibility
+    assert "96.2 % [93.4, 97.8], n = 312" in str(wording.survival(seen))
+    assert wording.survival(seen.model_copy(update={"survive_png": None})) is None

@@ -67,11 +67,11 @@ class DDN(MinimalAttack):
 
 
 def log_odds(logits: Tensor, goal: Goal) -> Tensor:
-    """log((1 - p) / p) of the label, log(p / (1 - p)) of the target, (N,), after the logits are scaled so that the
-    largest is 6 above their mean, about as in a trained net: their own scale then changes nothing.
+    """log((1 - p) / p) of the label, log(p / (1 - p)) of the target, (N,), in the logits' own unit: p is what they
+    would say if the largest were 6 above their mean, about as in a trained net, so that their scale changes nothing.
     """
     spread = (logits.amax(1, keepdim=True) - logits.mean(1, keepdim=True)).detach()
-    scaled = logits * (6 / spread.clamp_min(torch.finfo(logits.dtype).tiny))
-    own = scaled.gather(1, goal.reference[:, None])
-    others = scaled.scatter(1, goal.reference[:, None], -torch.inf)
-    return goal.sign * (others.logsumexp(1) - own.squeeze(1))
+    unit = 6 / spread.clamp_min(torch.finfo(logits.dtype).tiny)
+    own = logits.gather(1, goal.reference[:, None])
+    others = logits.scatter(1, goal.reference[:, None], -torch.inf)
+    return goal.sign * ((unit * others).logsumexp(1, keepdim=True) / unit - own).squeeze(1)

@@ -23,13 +23,13 @@ def parse_attack(text: str, table: dict[str, type[Attack]]) -> Attack:
     """Build an attack from its text form. Raises `InputError` naming the unknown attack, wrapper or parameter."""
     first, *rest = re.split(r"\+(?!\d)", text)
     kind, parameters = _kind(first, table)
-    attack = kind(**_parameters(kind, parameters))
+    attack = kind(**read_parameters(kind, parameters))
     for part in rest:
         kind, parameters = _kind(part, table)
         if not issubclass(kind, Wrapper):
             known = [name for name, entry in table.items() if issubclass(entry, Wrapper)]
             raise InputError(f"{part.strip()!r} is no wrapper, so it cannot follow a plus: use {', '.join(known)}")
-        attack = kind(attack, **_parameters(kind, parameters))
+        attack = kind(attack, **read_parameters(kind, parameters))
     return attack
 
 
@@ -43,14 +43,15 @@ def format_attack(attack: Attack) -> str:
     values = {field: getattr(attack, field.name) for field in dataclasses.fields(attack)}
     inner = [format_attack(value) for value in values.values() if isinstance(value, Attack)]
     changed = [
-        f"{field.name}={_text(value)}"
+        f"{field.name}={value_text(value)}"
         for field, value in values.items()
         if value != field.default and not isinstance(value, Attack)
     ]
     return "+".join([*inner, f"{name}:{','.join(changed)}" if changed else name])
 
 
-def _text(value: object) -> str:
+def value_text(value: object) -> str:
+    """A hyper-parameter as it is written; whole floats lose their point, so that equal values have one text."""
     if isinstance(value, bool) or value is None:
         return str(value).lower()
     if isinstance(value, float) and value.is_integer():
@@ -72,14 +73,15 @@ def _kind(text: str, table: dict[str, type[Attack]]) -> tuple[type[Attack], str]
     raise InputError(unknown("attack", name, list(table)))
 
 
-def _parameters(kind: type[Attack], text: str) -> dict[str, Any]:
+def read_parameters(kind: type[Any], text: str, nested: object = Attack, what: str = "attack") -> dict[str, Any]:
+    """The values of `name=value,name=value` for the fields of a dataclass; fields of type `nested` are not text."""
     hints = get_type_hints(kind)
-    fields = [field.name for field in dataclasses.fields(kind) if hints[field.name] is not Attack]
+    fields = [field.name for field in dataclasses.fields(kind) if hints[field.name] is not nested]
     values: dict[str, Any] = {}
     for item in filter(None, (part.strip() for part in text.split(","))):
         name, separator, value = (part.strip() for part in item.partition("="))
         if not separator or not value:
-            raise InputError(f"attack parameters are written name=value, got {item!r}")
+            raise InputError(f"{what} parameters are written name=value, got {item!r}")
         if name not in fields:
             raise InputError(unknown(f"parameter of {kind.__name__}", name, fields))
         if name in values:

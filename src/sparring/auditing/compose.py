@@ -49,7 +49,7 @@ def compose(request: Request, draft: Draft, started: float, classes: int) -> Rep
         evaluation=sections.evaluation_section(evaluation),
         curves=tuple(draft.curves),
         cost=sections.cost_curve(evaluation),
-        visibility=sections.visibility(evaluation, request.images),
+        visibility=sections.visibility(evaluation, request.images, request.model),
         classes=sections.class_rows(evaluation, request.class_names),
         pictures=draft.pictures,
         findings=tuple(draft.findings),

@@ -243,7 +243,7 @@ def attack_set(
     }
     first = next(iter(evaluation.adversarials), None)
     summary = {"attack": str(attack), "norm": threat.norm, "eps": threat.eps, "seed": seed, **estimates}
-    summary["example"] = first
+    summary |= {"warnings": list(evaluation.warnings), "example": first}
     write_whole(folder / "result.json", (json.dumps(summary, indent=2) + "\n").encode())
     paths = [folder / "records", folder / "result.json"]
     example = folder / EXAMPLE

@@ -164,13 +164,17 @@ class Spread(Plain):
 
 
 class Visibility(Plain):
-    """How visible the perturbations of the broken images are. psnr in dB, ssim in -1..1 (1 = identical)."""
+    """How visible the perturbations of the broken images are. psnr in dB, ssim in -1..1 (1 = identical).
+
+    `survive_png`: the share of them that still fool the model once they were saved as 8-bit PNG files and read again.
+    """
 
     images: int
     l2: Spread
     linf: Spread
     ssim: Spread
     psnr: Spread
+    survive_png: Interval | None = None
 
 
 class ClassRow(Plain):

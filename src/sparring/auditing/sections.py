@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sparring import norms
+from sparring.attacks import survives_8bit
 from sparring.auditing.pictures import class_name
 from sparring.auditing.report import (
     ClassRow,
@@ -26,6 +27,8 @@ from sparring.evaluation import Evaluation
 from sparring.evaluation.evaluation import survived
 from sparring.evaluation.metrics import psnr, ssim, success_against_cost
 from sparring.evaluation.task import Images, Subset
+from sparring.goal import Goal, Targeted, Untargeted
+from sparring.model import Model, device_of
 
 VISIBILITY_SAMPLE = 512
 VISIBILITY_BATCH = 32
@@ -79,8 +82,10 @@ def class_rows(evaluation: Evaluation, names: Sequence[str] | None) -> tuple[Cla
     return tuple(rows)
 
 
-def visibility(evaluation: Evaluation, images: Images) -> Visibility | None:
-    """How visible the perturbations of the broken images are (of a sample where there are very many)."""
+def visibility(evaluation: Evaluation, images: Images, model: Model) -> Visibility | None:
+    """How visible the perturbations of the broken images are, and how many outlive a picture file (of a sample where
+    there are very many).
+    """
     shape = images[0:1].shape
     if len(shape) != 4 or min(shape[2:]) < 3 or not len(evaluation.adversarials):
         return None
@@ -88,19 +93,29 @@ def visibility(evaluation: Evaluation, images: Images) -> Visibility | None:
     if len(indices) > VISIBILITY_SAMPLE:
         order = torch.randperm(len(indices), generator=torch.Generator().manual_seed(evaluation.seed))
         indices = sorted(indices[i] for i in order[:VISIBILITY_SAMPLE].tolist())
-    span = evaluation.threat.bounds[1] - evaluation.threat.bounds[0]
-    measured = []
+    bounds, measured, survivors = evaluation.threat.bounds, [], 0
+    span = bounds[1] - bounds[0]
     for start in range(0, len(indices), VISIBILITY_BATCH):
         batch = indices[start : start + VISIBILITY_BATCH]
         original = Subset(images, batch)[0 : len(batch)]
         adversarial = torch.stack([evaluation.adversarials[index] for index in batch]).to(original)
         delta = (adversarial.double() - original.double()).flatten(1)
-        l2, linf = norms.distance(delta, "l2"), norms.distance(delta, "linf")
-        similarity, noise = ssim(original, adversarial, span), psnr(original, adversarial, span)
-        measured.append(torch.stack([l2, linf, similarity, noise]).cpu())
-    columns = torch.cat(measured, dim=1)
-    spreads = [_spread(column) for column in columns]
-    return Visibility(images=len(indices), l2=spreads[0], linf=spreads[1], ssim=spreads[2], psnr=spreads[3])
+        distances = [norms.distance(delta, norm) for norm in ("l2", "linf")]
+        likeness = [ssim(original, adversarial, span), psnr(original, adversarial, span)]
+        measured.append(torch.stack([*distances, *likeness]).cpu())
+        asked = adversarial.to(device_of(model, adversarial))
+        survivors += int(survives_8bit(model, asked, _met_by(evaluation, batch).to(asked.device), bounds).sum())
+    l2, linf, similarity, noise = (_spread(column) for column in torch.cat(measured, dim=1))
+    share = Interval.of(proportion(survivors, len(indices)))
+    return Visibility(images=len(indices), l2=l2, linf=linf, ssim=similarity, psnr=noise, survive_png=share)
+
+
+def _met_by(evaluation: Evaluation, broken: Sequence[int]) -> Goal:
+    """What the adversarials of these images reached: any class but the label, or the target."""
+    records = {record.index: record for record in evaluation.records}
+    if evaluation.targeted:
+        return Targeted(torch.tensor([records[index].adversarial_prediction for index in broken]))
+    return Untargeted(torch.tensor([records[index].label for index in broken]))
 
 
 def cost_curve(evaluation: Evaluation) -> CostCurve:

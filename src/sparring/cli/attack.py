@@ -229,6 +229,8 @@ def _show_evaluation(evaluation: Evaluation, loaded: subject.Subject) -> None:
     console.print(f"clean accuracy   {evaluation.clean_accuracy}", markup=False)
     console.print(f"robust accuracy  {evaluation.robust_accuracy}  (one attack only: an upper bound)", markup=False)
     console.print(f"attack success   {evaluation.attack_success_rate}", markup=False)
+    for warning in evaluation.warnings:
+        console.print(f"warning: {warning}", style="yellow", markup=False)
     tried = max(1, stage.tried)
     passes = f"{stage.forwards / tried:.1f} forward, {stage.backwards / tried:.1f} backward passes"
     console.print(f"per image tried  {passes}")

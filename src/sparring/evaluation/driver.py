@@ -19,6 +19,7 @@ from sparring.evaluation.effort import chosen_plan
 from sparring.evaluation.evaluation import Evaluation, StageSummary, State
 from sparring.evaluation.records import Adversarials, ChunkResult, DiskStore, MemoryStore, Outcome
 from sparring.evaluation.stages import Plan, Setting, Stage
+from sparring.evaluation.suspicions import ASKED_TWICE, suspicions
 from sparring.evaluation.task import Images, Task, checked_task, run_key
 from sparring.goal import Goal, Untargeted
 from sparring.losses import class_margin
@@ -76,7 +77,7 @@ def evaluate(
     out: a folder for records and adversarials; an interrupted run with the same model, data, threat, attacks and
     seed goes on from there. keep: False forgets the adversarials (where only the counts are wanted). batch_size:
     images per call of the model, chosen from the model when None.
-    progress: called after every chunk.
+    progress: called after every chunk. A model that looks random, or that returns probabilities, is told in `.warnings`.
 
     Raises `InputError` or `ModelError` for unusable input, `EvaluationInterrupted` on Ctrl-C.
     """
@@ -102,6 +103,7 @@ def _run(
 ) -> Evaluation:
     state = State(task.labels, task.targets)
     summaries: list[StageSummary] = []
+    warnings = suspicions(task.model, task.read(slice(0, min(ASKED_TWICE, len(task.labels)))))
 
     def evaluation(complete: bool) -> Evaluation:
         return Evaluation(
@@ -113,6 +115,7 @@ def _run(
             complete,
             task.targets is not None,
             state.missed_bound if complete else None,
+            warnings,
         )
 
     stage: Stage | None = None

@@ -36,7 +36,11 @@ class StageSummary:
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What the attacks did to the images. Robust accuracy is an upper bound: the images nobody broke."""
+    """What the attacks did to the images. Robust accuracy is an upper bound: the images nobody broke.
+
+    `missed_bound`: points of accuracy that the images left out of the strong attacks may hide, from the spot check.
+    `warnings`: what makes these numbers doubtful, seen before the first attack.
+    """
 
     threat: Threat
     records: tuple[Record, ...]
@@ -46,6 +50,7 @@ class Evaluation:
     complete: bool
     targeted: bool = False
     missed_bound: float | None = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def clean_accuracy(self) -> Estimate:

@@ -194,7 +194,8 @@ def _curves(report: Report, pen: Pen) -> Iterator[RenderableType]:
         if left > 0:
             yield pen.line((f"{numbers.counted(left, 'more attack')} in the HTML and JSON reports.", "dim"))
     summary = wording.half_cost(report.cost) if report.cost else None
-    for sentence in (summary, wording.visibility(report.visibility) if report.visibility else None):
+    seen = report.visibility
+    for sentence in (summary, *([wording.visibility(seen), wording.survival(seen)] if seen else [])):
         if sentence:
             yield pen.line((sentence, ""))
 

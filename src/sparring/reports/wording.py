@@ -113,6 +113,14 @@ def visibility(seen: Visibility) -> str:
     return f"{words} (Rule of thumb from the medians over {numbers.counted(seen.images, 'broken image')}.)"
 
 
+def survival(seen: Visibility) -> str | None:
+    """How many adversarials can be handed over as picture files."""
+    if seen.survive_png is None:
+        return None
+    share = numbers.with_n(seen.survive_png)
+    return f"Saved as 8-bit PNG files and read again, {share}, still fool the model."
+
+
 def half_cost(cost: CostCurve) -> str | None:
     """At which cost half of all that fell had fallen; None where nothing fell."""
     points = sorted(cost.points, key=lambda p: p.cost)
