@@ -13,6 +13,7 @@ ROOMS = {
     "attacks": {"attacks", "perturbations"},
     "evaluation": {"evaluation", "attacks", "perturbations"},
     "auditing": {"auditing", "evaluation", "attacks", "perturbations"},
+    "defenses": {"defenses", "evaluation", "attacks", "perturbations"},
     "reports": {"reports"},
     "loading": {"loading"},
     "cli": {"cli", "attacks", "evaluation", "auditing", "reports", "loading"},
