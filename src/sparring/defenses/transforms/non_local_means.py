@@ -42,7 +42,7 @@ class NonLocalMeans(Transform):
     def run(self, images: Tensor, drawn: Any) -> Tensor:
         """The weighted means, a few pictures at a time: what is at hand stays in the cache."""
         few = max(1, AT_ONCE // images[0, 0].numel())
-        return torch.cat([self._means(part) for part in images.split(few)]).clamp(0, 1)
+        return torch.cat([self._means(part) for part in torch.split(images, few)]).clamp(0, 1)
 
     def _means(self, images: Tensor) -> Tensor:
         reach, rim = self.search // 2, self.patch // 2
