@@ -7,15 +7,19 @@ from sparring import _lazy
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from sparring import attacks, perturbations, reports
+    from sparring import attacks, defenses, perturbations, reports
     from sparring.auditing import Report, attack_image, compare_reports
     from sparring.auditing.audit import audit
     from sparring.black_box import BlackBox
+    from sparring.defenses import StackOutcome
+    from sparring.defenses.adaptive import evaluate_stack
     from sparring.errors import SparringError
     from sparring.estimate import Estimate
     from sparring.evaluation import Evaluation, corruption_accuracy, evaluate, evaluate_union, robustness_curve
     from sparring.evaluation.verify import verify
     from sparring.goal import Targeted, Untargeted
+    from sparring.hardening import Hardened
+    from sparring.hardening.harden import harden
     from sparring.loading import load_data, load_image, load_model
     from sparring.surrogates import bpda
     from sparring.targets import choose_targets
@@ -25,8 +29,10 @@ __all__ = [
     "BlackBox",
     "Estimate",
     "Evaluation",
+    "Hardened",
     "Report",
     "SparringError",
+    "StackOutcome",
     "Targeted",
     "ThreatModel",
     "Untargeted",
@@ -37,8 +43,11 @@ __all__ = [
     "choose_targets",
     "compare_reports",
     "corruption_accuracy",
+    "defenses",
     "evaluate",
+    "evaluate_stack",
     "evaluate_union",
+    "harden",
     "load_data",
     "load_image",
     "load_model",
@@ -51,10 +60,12 @@ __all__ = [
 _HOMES = {
     "auditing": ("Report", "attack_image", "audit", "compare_reports"),
     "black_box": ("BlackBox",),
+    "defenses": ("StackOutcome", "evaluate_stack"),
     "errors": ("SparringError",),
     "estimate": ("Estimate",),
     "evaluation": ("Evaluation", "corruption_accuracy", "evaluate", "evaluate_union", "robustness_curve", "verify"),
     "goal": ("Targeted", "Untargeted"),
+    "hardening": ("Hardened", "harden"),
     "loading": ("load_data", "load_image", "load_model"),
     "surrogates": ("bpda",),
     "targets": ("choose_targets",),

@@ -26,6 +26,7 @@ class Sight:
     purified: Tensor | None
     evidence: Evidence | None
     withholds: bool
+    quorum: int = 1
 
     @property
     def flagged(self) -> Tensor:

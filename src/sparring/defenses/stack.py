@@ -23,6 +23,9 @@ from sparring.errors import InputError
 from sparring.model import Model, frozen_eval, logits_of, model_digest
 from sparring.rng import Streams, base_seed, digests
 
+AT_ONCE = 128
+"""Images, counted with all their views, that go to the model in one call."""
+
 
 @dataclass(frozen=True, eq=False)
 class Decision:
@@ -102,11 +105,10 @@ class Stack:
         checked(images)
         images = images.detach()
         with frozen_eval(self.model):
-            how = plan(self.model, images, batch_size)
             seed = base_seed(generator) if generator is not None else secrets.randbits(62)
             keys = digests(images) if self.random else [b""] * len(images)
-            size = batch_size or max(1, how.batch_size // self.width)
-            with torch.no_grad(), how.running():
+            size = batch_size or max(1, self._batch(images) // self.width)
+            with torch.no_grad():
                 sights = [
                     self.look(images[a : a + size], Streams(seed, "stack", keys[a : a + size]))
                     for a in range(0, len(images), size)
@@ -142,7 +144,7 @@ class Stack:
         scores = self._scores(evidence)
         excess = self._excess(scores)
         alarm = excess.sort(1, descending=True).values[:, self.policy.quorum - 1]
-        return Sight(answers[0], scores, excess, alarm, purified, evidence, self.policy.withholds)
+        return Sight(answers[0], scores, excess, alarm, purified, evidence, self.policy.withholds, self.policy.quorum)
 
     def as_model(self, seed: int = 0) -> nn.Module:
         """The stack's classifier, transforms and model, as a model that any attack, `sp.evaluate` and `sp.audit` take:
@@ -164,6 +166,11 @@ class Stack:
         """The layers, outside first."""
         layers = [*map(str, self.transforms), "model", *(fitted.name for fitted in self.detectors)]
         return " > ".join(layers) + (f" > {self.policy.flagged}" if self.detectors else "")
+
+    def _batch(self, images: Tensor) -> int:
+        """Images per call of the model; few are one batch, without asking the model what it likes."""
+        asked = len(images) * self.width
+        return asked if asked <= AT_ONCE else plan(self.model, images).batch_size
 
     def _scores(self, evidence: Evidence) -> Tensor:
         ends = list(itertools.accumulate((fitted.detector.asks for fitted in self.detectors), initial=0))

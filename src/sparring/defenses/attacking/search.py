@@ -19,26 +19,26 @@ def searched(scene: Scene, start: Tensor, queries: int, draws: int, purpose: str
     streams = scene.streams(purpose)
     for query in range(queries):
         share = max(0.02, 0.3 * (1 - query / queries) ** 2)
-        points = scene.region.project(_with_squares(scene, best.points, share, streams.uniform((4 + 8,), start)))
+        points = scene.region.project(_with_squares(scene, best.points, share, streams.uniform((10,), start)))
         best.offer(rows, points, scene.judged(points, f"{purpose} {query}", draws))
     return best
 
 
 def _with_squares(scene: Scene, points: Tensor, share: float, drawn: Tensor) -> Tensor:
     """The points with one square each moved by eps up or down in every channel."""
-    channels, height, width = points.shape[1:]
-    sides = [max(1, round(side * share**0.5)) for side in (height, width)]
-    down, right = (
-        (drawn[:, i] * (1 + s - side)).floor() for i, (s, side) in enumerate(((height, sides[0]), (width, sides[1])))
-    )
-    i, j = (torch.arange(side, device=points.device, dtype=points.dtype) for side in (height, width))
-    inside = ((i >= down[:, None]) & (i < down[:, None] + sides[0]))[:, :, None]
-    inside = inside & ((j >= right[:, None]) & (j < right[:, None] + sides[1]))[:, None, :]
-    signs = (drawn[:, 4:][:, torch.arange(channels, device=points.device) % 8] < 0.5).to(points.dtype) * 2 - 1
-    reach = scene.threat.eps if scene.threat.norm == "linf" else scene.threat.bounds[1] - scene.threat.bounds[0]
-    moved = (
-        scene.images + reach * signs[:, :, None, None]
-        if scene.threat.norm == "linf"
-        else points + reach * signs[:, :, None, None] * share
-    )
+    channels, *extents = points.shape[1:]
+    inside = points.new_ones((len(points), 1, 1), dtype=torch.bool)
+    for dim, extent in enumerate(extents):
+        side = max(1, round(extent * share**0.5))
+        first = (drawn[:, dim] * (1 + extent - side)).floor()[:, None]
+        places = torch.arange(extent, device=points.device)
+        within = (places >= first) & (places < first + side)
+        inside = inside & (within[:, :, None] if dim == 0 else within[:, None, :])
+    columns = 2 + torch.arange(channels, device=points.device) % (drawn.shape[1] - 2)
+    signs = ((drawn[:, columns] < 0.5).to(points.dtype) * 2 - 1)[:, :, None, None]
+    if scene.threat.norm == "linf":
+        moved = scene.images + scene.threat.eps * signs
+    else:
+        low, high = scene.threat.bounds
+        moved = points + (high - low) * share * signs
     return torch.where(inside[:, None], moved, points)

@@ -1,8 +1,7 @@
-"""Which attacks a stack meets, in which order: cheap and general ones first, the rest on the images that still stand."""
+"""Which attacks a stack meets, in which order: cheap and general ones first, the rest on what still stands."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from sparring.attacks.base import checked_choice
@@ -22,10 +21,11 @@ SWEEP = {
 
 @dataclass(frozen=True)
 class Stage:
-    """One attack on the stack. steps per run, `restarts` runs; `size`: of the first step in multiples of eps; `gradient`:
-    "declared" or past the transforms ("identity"); `draws`: of the stack's randomness per step (EOT); `combine`: how two
-    gradients become one; `start`: "random" or the "best" point so far; `aim`: "any" class, the "strongest" ones in turn,
-    or clean "guides" to match; `foolable`: only for images whose answer was wrong at some point of some attack.
+    """One attack on the stack. `steps` per run, `restarts` runs; `size`: of the first step in multiples of eps;
+    `gradient`: "declared", or past the transforms, "identity"; `draws`: of the stack's randomness per step (EOT);
+    `combine`: how two gradients become one; `start`: "random" or the "best" point so far; `aim`: "any" class, the
+    "strongest" ones in turn, or clean "guides" to match; `foolable`: only for images whose answer was wrong at some
+    point of some attack.
     """
 
     name: str
@@ -76,7 +76,7 @@ def _on_the_classifier(stack: Stack, steps: int, more: int, effort: str) -> list
     surrogate = "BPDA surrogate" if stack.transforms else "PGD"
     stages = [
         Stage(f"{surrogate}, margin", o.Wrong(), steps, more),
-        Stage(f"{surrogate}, cross-entropy", o.CrossEntropy(), steps, more, size=0.25, schedule="constant"),
+        Stage(f"{surrogate}, cross-entropy", o.CrossEntropy(), steps, more, size=2.5 / steps, schedule="constant"),
     ]
     if stack.transforms:
         stages += [
@@ -101,7 +101,13 @@ def _on_the_detectors(steps: int, more: int, effort: str, scale: float) -> list[
         return stages
     stages += [
         Stage(
-            f"detector and cross-entropy, lambda {w:g}", o.CrossEntropy(w), steps, more, 0.25, "constant", foolable=True
+            f"detector and cross-entropy, lambda {w:g}",
+            o.CrossEntropy(w),
+            steps,
+            more,
+            2.5 / steps,
+            "constant",
+            foolable=True,
         )
         for w in (0.01, 0.1, 1.0, 10.0)
     ]
@@ -111,8 +117,3 @@ def _on_the_detectors(steps: int, more: int, effort: str, scale: float) -> list[
     ]
     stages = [replace(s, aim="strongest") if s.name.endswith("classes") else s for s in stages]
     return [*stages, Stage("straight at the nearest evasion", o.Worst(scale), steps, more, 0.25, start="best")]
-
-
-def names(stages: Sequence[Stage | Search]) -> list[str]:
-    """Their names, in order."""
-    return [stage.name for stage in stages]
