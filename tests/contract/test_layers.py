@@ -14,12 +14,13 @@ ROOMS = {
     "evaluation": {"evaluation", "attacks", "perturbations"},
     "auditing": {"auditing", "evaluation", "attacks", "perturbations"},
     "defenses": {"defenses", "evaluation", "attacks", "perturbations"},
+    "hardening": {"hardening", "evaluation", "attacks", "perturbations"},
     "reports": {"reports"},
     "loading": {"loading"},
-    "cli": {"cli", "attacks", "evaluation", "auditing", "reports", "loading"},
+    "cli": {"cli", "attacks", "evaluation", "auditing", "defenses", "hardening", "reports", "loading"},
 }
 """Room to the rooms it may import from; everyone may import the flat files."""
-ALSO = {"reports": {"sparring.auditing.report"}}
+ALSO = {"reports": {"sparring.auditing.report", "sparring.defenses.comparison"}}
 """Single modules of other rooms."""
 FORBIDDEN = {"reports": {"torch"}, "cli": {"torch", "numpy"}}
 """Third parties that a room must not name."""

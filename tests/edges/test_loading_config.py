@@ -99,7 +99,10 @@ def test_names_are_not_taken_for_paths(tmp_path):
     ("text", "message"),
     [
         ('[model]\nspek = "x"', r"\[model\]: unknown key 'spek'; did you mean 'spec'. Known: spec, device, mean,"),
-        ('[modle]\nspec = "x"', "unknown table 'modle'; did you mean 'model'. Known: model, audit, data, threat"),
+        (
+            '[modle]\nspec = "x"',
+            "unknown table 'modle'; did you mean 'model'. Known: model, audit, data, stack, threat",
+        ),
         ("model = 3", r"model must be a table: write \[model\]"),
         ("[model]\nweights = 'x'", r"\[model\]: spec is missing: a built-in name"),
         ("[threat]\nnorm = 'l2'", r"\[threat\]: eps is missing: budget"),

@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from sparring import __version__
-from sparring.cli import attack, audit, demo, init
+from sparring.cli import attack, audit, compare, demo, fit, harden, init
 from sparring.errors import SparringError
 
 
@@ -53,6 +53,9 @@ app.command("demo")(demo.demo)
 app.command("init")(init.init)
 app.command("attack")(attack.attack)
 app.command("audit")(audit.audit)
+app.command("harden")(harden.harden)
+app.command("fit")(fit.fit)
+app.command("compare")(compare.compare)
 
 
 def _version(wanted: bool) -> None:

@@ -55,3 +55,12 @@ def share(counts: Tensor | Sequence[int], draws: int) -> Estimate:
         return proportion(0, 0)
     found = clustered_proportion(hits, [draws] * len(hits))
     return Estimate(found.value, found.low, found.high, len(hits))
+
+
+def flag_rates(stack: Stack, images: Tensor) -> list[Estimate]:
+    """The share of clean images that each detector flags by itself, with its interval."""
+    scores = stack(images).scores
+    return [
+        proportion(int(fitted.flags(column).sum()), len(images))
+        for fitted, column in zip(stack.detectors, scores.unbind(1), strict=True)
+    ]

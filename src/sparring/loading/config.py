@@ -92,7 +92,10 @@ class ThreatTable(Table):
     )
     bounds: tuple[_Real, _Real] = Field(default=(0.0, 1.0), description="smallest and largest pixel value")
     mask: Path | None = Field(default=None, description="PNG or .npy; only its nonzero pixels may change")
-    target: _Whole | None = Field(default=None, ge=0, description="class to be reached; left out: any wrong class")
+    target: Annotated[_Whole, Field(ge=0)] | Literal["least-likely", "runner-up", "random"] | None = Field(
+        default=None,
+        description='class to be reached, or "least-likely", "runner-up", "random"; left out: any wrong one',
+    )
 
 
 class AuditTable(Table):
@@ -113,6 +116,35 @@ class AuditTable(Table):
     records: Path | None = Field(default=None, description="folder that keeps the work, to resume from")
 
 
+def _layers(value: Any) -> Any:
+    """Tables that say their kind; the rest of each is checked where the layer is built."""
+    entries = value if isinstance(value, (list, tuple)) else [value]
+    if not all(isinstance(entry, dict) and isinstance(entry.get("kind"), str) for entry in entries):
+        raise InputError('must be tables with a kind, such as { kind = "jpeg", quality = 75 }')
+    return value
+
+
+class StackTable(Table):
+    """[stack]: what stands around the model. Its layers are written [[stack.transforms]] and [[stack.detectors]]."""
+
+    transforms: Annotated[tuple[dict[str, Any], ...], BeforeValidator(_layers)] = Field(
+        default=(), description='before the model, in order: { kind = "jpeg", quality = 75 }'
+    )
+    detectors: Annotated[tuple[dict[str, Any], ...], BeforeValidator(_layers)] = Field(
+        default=(), description='beside it: { kind = "feature_squeezing", fpr = 0.05 }'
+    )
+    flagged: Literal["accept", "purify", "review", "reject"] = Field(
+        default="reject", description='what happens to flagged images: "accept", "purify", "review" or "reject"'
+    )
+    quorum: _Whole = Field(default=1, ge=1, description="how many detectors must flag an image")
+    purifier: tuple[str, ...] = Field(default=(), description='for "purify", transforms as text: ["jpeg:quality=75"]')
+    fitted: Path | None = Field(default=None, description="folder that `sparring fit` writes fitted detectors to")
+    calibration: str | None = Field(
+        default=None,
+        description="images that detectors are fitted on, as [data] source; left out: that one's training split",
+    )
+
+
 class Config(Table):
     """The whole file. Tables may be missing as long as flags bring what is needed."""
 
@@ -120,6 +152,7 @@ class Config(Table):
     data: DataTable | None = None
     threat: ThreatTable | None = None
     audit: AuditTable = AuditTable()
+    stack: StackTable | None = None
 
 
 TABLES: dict[str, type[Table]] = {
@@ -127,6 +160,7 @@ TABLES: dict[str, type[Table]] = {
     "data": DataTable,
     "threat": ThreatTable,
     "audit": AuditTable,
+    "stack": StackTable,
 }
 """By name. No key stands in two tables, so a key alone names a setting."""
 
@@ -239,4 +273,4 @@ def is_path(key: str, value: Any, folder: Path) -> bool:
     if key == "source":
         looks = "/" in text or "." in text or text.startswith("~") or kind_of(folder / text) != "missing"
         return bool(text) and text not in DATA_SETS and looks
-    return key in ("weights", "labels", "mask", "records", "reports")
+    return key in ("weights", "labels", "mask", "records", "reports", "fitted")

@@ -15,6 +15,7 @@ _HEADINGS = {
     "data": "The images it is attacked on. Relative paths start at the folder of this file.",
     "threat": "What the attacker may do.",
     "audit": "How hard to try, and what to write down.",
+    "stack": "What stands around the model: transforms before it, detectors beside it.",
 }
 
 
@@ -49,8 +50,13 @@ def _comment(text: str) -> list[str]:
 
 
 def _value(key: str, value: Any, home: Path) -> str:
-    if isinstance(value, tuple):
+    if isinstance(value, (tuple, list)):
         return f"[{', '.join(_value(key, entry, home) for entry in value)}]"
+    if isinstance(value, dict):
+        inside = ", ".join(f"{name} = {_value('', entry, home)}" for name, entry in value.items())
+        return f"{{ {inside} }}"
+    if isinstance(value, bool):
+        return str(value).lower()
     if is_path(key, value, Path.cwd()):
         return _text(_near(Path(value), home))
     return _text(value) if isinstance(value, str) else repr(value)
