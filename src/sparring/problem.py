@@ -188,7 +188,9 @@ class Problem:
 
     def solved(self, logits: Tensor) -> Tensor:
         """Bool (N,): the goal is met by more than rounding, so that another batch would find the same."""
-        doubt = 1e-5 * (1 + logits.abs().nan_to_num(posinf=0.0).amax(1))  # infinite logits are not rounded
+        known = logits.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)  # infinite logits are not rounded
+        spread, size = known.amax(1) - known.amin(1), known.abs().amax(1)
+        doubt = 1e-5 * spread + 4 * torch.finfo(logits.dtype).eps * size
         return self.goal.is_met(logits) & (-self.margins(logits) > doubt)
 
     def margins(self, logits: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+import sparring as sp
 from sparring.attacks import ATTACKS, FGSM
 from sparring.cli import main
 from sparring.evaluation import EFFORTS
@@ -245,3 +246,50 @@ def test_the_list_shows_every_attack_and_every_effort(
         assert listed == ("l0" in kind.threats), name
     run("attack", "--list", "--norm", "l7", code=2)
     assert "linf" in capsys.readouterr().err
+
+
+def test_targets_by_rule(place: Path) -> None:
+    run("attack", "-m", "nets_here:net", *SET, "--attack", "pgd:steps=5", "--target", "least-likely", "--out", "out")
+    model, images = sp.load_model("nets_here:net"), torch.from_numpy(np.load("set.npz")["images"])
+    labels = torch.from_numpy(np.load("set.npz")["labels"])
+    wanted = sp.choose_targets(model, images, labels, "least-likely")
+    threat = sp.ThreatModel("linf", 0.2)
+    expected = sp.evaluate(model, images, labels, threat, attacks=["pgd:steps=5"], targets=wanted)
+    result = json.loads((place / "out" / "result.json").read_text())
+    assert result["attack_success_rate"]["value"] == expected.attack_success_rate.value
+    assert result["attack_success_rate"]["n"] == expected.attack_success_rate.n
+
+
+def test_adversarials_made_elsewhere_are_verified(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, images = sp.load_model("nets_here:net"), torch.from_numpy(np.load("set.npz")["images"])
+    labels = torch.from_numpy(np.load("set.npz")["labels"])
+    made = sp.attacks.PGD(steps=5)(model, images, sp.Untargeted(labels), sp.ThreatModel("linf", 0.2))
+    made[0] = 0.5
+    np.save("theirs.npy", made.numpy())
+    run("attack", "-m", "nets_here:net", *SET, "--verify", "theirs.npy", "--out", "out")
+    said = capsys.readouterr().out
+    expected = sp.verify(model, images, labels, sp.ThreatModel("linf", 0.2), made)
+    result = json.loads((place / "out" / "result.json").read_text())
+    assert result["robust_accuracy"]["value"] == expected.robust_accuracy.value
+    assert ("1 candidates left the budget" in said) == (expected.stages[0].rejected == 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--verify", "missing.npy"), "does not exist"),
+        (("--verify", "few.npy"), "one per image"),
+        (("--verify", "labels.npy"), "int64"),
+        (("--verify", "text.npy"), "not a readable .npy file"),
+        (("--verify", "few.npy", "--attack", "pgd"), "takes the place of --attack"),
+        (("--target", "least-likly"), "--target must be a class number"),
+    ],
+)
+def test_what_cannot_be_verified_is_explained(
+    place: Path, arguments: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.save("few.npy", np.load("set.npz")["images"][:1])
+    np.save("labels.npy", np.load("set.npz")["labels"])
+    (place / "text.npy").write_text("no array")
+    run("attack", "-m", "nets_here:net", *SET, *arguments, code=2)
+    assert said in capsys.readouterr().err.replace("\n", " ")

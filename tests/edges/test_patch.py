@@ -171,7 +171,7 @@ def _another(model: Lively, images: Tensor) -> int:
         {"photographs": torch.rand(2, 3, 24, 24) * 255},
         {"photographs": torch.rand(0, 3, 24, 24)},
     ],
-    ids=str,
+    ids=lambda wrong: next(iter(wrong)),
 )
 def test_a_mistake_is_explained(wrong: dict[str, object]) -> None:
     given: dict[str, object] = {"photographs": photographs(2), "target": 1, "steps": 1, **wrong}

@@ -159,7 +159,7 @@ class _Track:
             self.size = torch.where(back, region.eps, (self.size / 1.5).clamp_min(region.eps / 10))
             self.share, self.mark = share / 1.5, share
         else:
-            back = (self.rises < needed) | (~self.halved & (self.top <= self.mark))
+            back = (self.rises <= needed) | (~self.halved & (self.top <= self.mark))
             self.size = torch.where(back, self.size / 2, self.size)
             self.halved, self.mark, self.rises = back, self.top, torch.zeros_like(self.rises)
         chosen = _columns(back, self.points)

@@ -23,6 +23,7 @@ from sparring.evaluation.task import Images
 from sparring.files import write_whole
 from sparring.goal import Targeted, Untargeted
 from sparring.model import Model, device_of, frozen_eval, logits_of
+from sparring.targets import choose_targets
 from sparring.threat import ThreatModel
 
 FILES = ("original.png", "adversarial.png", "adversarial.npy", "panels.png", "result.json")
@@ -119,12 +120,13 @@ def attack_image(
     attack: Attack,
     *,
     label: int | None = None,
-    target: int | None = None,
+    target: int | str | None = None,
     seed: int = 0,
     class_names: Sequence[str] | None = None,
 ) -> Exhibit:
     """Attack one image (1, C, H, W). label: its true class, None for what the model says now. target: the class to be
-    reached, None for any other. Raises `InputError` where the model is wrong before the attack.
+    reached, or a rule of `choose_targets`; None for any other. Raises `InputError` where the model is wrong before the
+    attack.
     """
     if image.dim() != 4 or len(image) != 1:
         raise InputError(f"image must have shape (1, C, H, W), got {tuple(image.shape)}")
@@ -139,8 +141,11 @@ def attack_image(
         raise InputError(
             f"the target {class_name(true, class_names)} ({true}) is the class of the image: choose another"
         )
+    labels = torch.tensor([true])
+    if isinstance(target, str):
+        target = int(choose_targets(model, image, labels, target, seed=seed, bounds=threat.bounds)[0])
     goals = None if target is None else torch.tensor([target])
-    evaluation = evaluate(model, image, torch.tensor([true]), threat, attacks=[attack], targets=goals, seed=seed)
+    evaluation = evaluate(model, image, labels, threat, attacks=[attack], targets=goals, seed=seed)
     return _exhibit(model, image, evaluation, 0, target, class_names)
 
 
@@ -212,7 +217,7 @@ def attack_set(
     attack: Attack,
     *,
     out: str | Path,
-    target: int | None = None,
+    targets: Tensor | None = None,
     seed: int = 0,
     batch_size: int | None = None,
     class_names: Sequence[str] | None = None,
@@ -223,7 +228,6 @@ def attack_set(
     earlier call. Returns the evaluation and the paths.
     """
     folder = Path(out)
-    targets = None if target is None else torch.full_like(labels, target)
     evaluation = evaluate(
         model,
         images,
@@ -249,6 +253,7 @@ def attack_set(
     example = folder / EXAMPLE
     _clear(example)
     if first is not None and (image := images[first : first + 1]).dim() == 4:
+        target = None if targets is None else int(targets[first])
         paths += _exhibit(model, image, evaluation, first, target, class_names).save(example).values()
     return evaluation, paths
 

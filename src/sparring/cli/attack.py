@@ -40,6 +40,13 @@ def attack(
     list_attacks: Annotated[
         bool, typer.Option("--list", help="Show every attack (with --norm: those that work in it) and the efforts.")
     ] = False,
+    verify: Annotated[
+        Path | None,
+        typer.Option(
+            help="Instead of an attack, adversarials made elsewhere for this data: a .npy file, (N, C, H, W), one per "
+            "image in its order, --verify theirs.npy. Box and budget are measured and the model is asked."
+        ),
+    ] = None,
     eps: o.EpsFlag = None,
     norm: o.NormFlag = None,
     label: Annotated[
@@ -47,7 +54,11 @@ def attack(
         typer.Option(help="True class of the image, number or name, --label 285; default: what the model says."),
     ] = None,
     target: Annotated[
-        str | None, typer.Option(help="Class to be reached, number or name, --target toaster; default: any other.")
+        str | None,
+        typer.Option(
+            help="Class to be reached, number or name, --target toaster; or --target least-likely, runner-up or "
+            "random; default: any other."
+        ),
     ] = None,
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder for pictures, numbers and records, --out cat.")
@@ -74,6 +85,8 @@ def attack(
 
       sparring attack -m imagenet-lite0 -i chelsea --eps 2/255 --target toaster
 
+      sparring attack --model digits-cnn --data digits --verify theirs.npy --eps 0.1
+
       sparring attack --list --norm l1
     """
     if list_attacks:
@@ -83,6 +96,8 @@ def attack(
         return
     if image is not None and (data is not None or n is not None):
         raise ConfigError("give --image or --data, not both")
+    if verify is not None and (image is not None or attack is not None):
+        raise ConfigError("--verify is about a data set and takes the place of --attack")
     if image is None and label is not None:
         raise ConfigError("--label is for one --image; a data set brings its own labels")
     sides = o.whole_numbers(size, "--size")
@@ -110,7 +125,7 @@ def attack(
         picture = Picture(image, sides, channels, label)
         _one_image(settings, picture, attack or "pgd:early_stop=false", target, out, quiet)
     else:
-        _data_set(settings, attack or "pgd", target, out, quiet)
+        _data_set(settings, verify or attack or "pgd", target, out, quiet)
 
 
 @dataclass(frozen=True)
@@ -133,13 +148,14 @@ def _one_image(config: Config, picture: Picture, attack: str, target: str | None
     names = None if info is None else info.class_names
     (chosen,) = subject.attacks([attack])
     pixels = load_image(picture.spec, **_shape(picture, config, info))
+    wanted = subject.target_class(config, target, names)
     exhibit = attack_image(
         declared_model(config),
         pixels,
         declared_threat(config),
         chosen,
         label=subject.class_index(picture.label, names, "--label"),
-        target=subject.target_class(config, target, names),
+        target=wanted,
         seed=config.audit.seed,
         class_names=names,
     )
@@ -186,14 +202,18 @@ def _show_exhibit(exhibit: Exhibit) -> None:
         console.print("Rounding to 8 bits undid the attack: only the exact file is adversarial.", style="yellow")
 
 
-def _data_set(config: Config, attack: str, target: str | None, out: Path, quiet: bool) -> None:
+def _data_set(config: Config, attack: str | Path, target: str | None, out: Path, quiet: bool) -> None:
+    """An attack by its text, or the file of what another tool made."""
     from rich.console import Console
 
     from sparring.auditing import attack_set
     from sparring.evaluation import EvaluationInterrupted
+    from sparring.evaluation.verify import given
+    from sparring.loading import load_array
 
-    (chosen,) = subject.attacks([attack])
+    named = [] if isinstance(attack, Path) else subject.attacks([attack])
     loaded = subject.load(config)
+    chosen = named[0] if named else given(loaded.data.images, load_array(attack), loaded.threat)
     wanted = subject.target_class(config, target, loaded.class_names)
     try:
         with show.progress(quiet) as progress:
@@ -204,7 +224,7 @@ def _data_set(config: Config, attack: str, target: str | None, out: Path, quiet:
                 loaded.threat,
                 chosen,
                 out=out,
-                target=wanted,
+                targets=subject.targets(loaded, wanted),
                 seed=config.audit.seed,
                 batch_size=config.audit.batch_size,
                 class_names=loaded.class_names,
@@ -225,10 +245,12 @@ def _show_evaluation(evaluation: Evaluation, loaded: subject.Subject) -> None:
     console = Console(highlight=False)
     stage = evaluation.stages[0]
     title = f"{stage.attack} on {loaded.model_name} with {loaded.data.name}, {loaded.threat!r}"
-    console.print(title, style="bold", markup=False)
+    console.print(title, style="bold", markup=False, soft_wrap=True)
     console.print(f"clean accuracy   {evaluation.clean_accuracy}", markup=False)
     console.print(f"robust accuracy  {evaluation.robust_accuracy}  (one attack only: an upper bound)", markup=False)
     console.print(f"attack success   {evaluation.attack_success_rate}", markup=False)
+    if stage.rejected:
+        console.print(f"{stage.rejected} candidates left the budget or the box and do not count", style="yellow")
     for warning in evaluation.warnings:
         console.print(f"warning: {warning}", style="yellow", markup=False)
     tried = max(1, stage.tried)

@@ -48,7 +48,10 @@ def audit(
     ] = None,
     target: Annotated[
         str | None,
-        typer.Option(help="Class every image is to be turned into, number or name, --target 7; default: any other."),
+        typer.Option(
+            help="Class every image is to be turned into, number or name, --target 7; or one per image, --target "
+            "least-likely, runner-up or random; default: any other."
+        ),
     ] = None,
     fail_under: Annotated[
         float | None,
@@ -165,7 +168,7 @@ def run(
                 loaded.threat,
                 effort=config.audit.effort,
                 attacks=attacks,
-                targets=None if wanted is None else loaded.data.labels.new_full((len(loaded.data.labels),), wanted),
+                targets=subject.targets(loaded, wanted),
                 seed=config.audit.seed,
                 batch_size=config.audit.batch_size,
                 out=records,

@@ -21,6 +21,7 @@ DEFAULT_CONFIG = Path("sparring.toml")
 DEFAULT_EPS = {"linf": "8/255", "l2": 0.5, "l1": 12, "l0": 10}
 """Budgets of the literature for colour pictures; the screen says when one of them was taken."""
 EFFORTS = ("quick", "standard", "thorough", "autoattack")
+TARGET_RULES = ("least-likely", "runner-up", "random")
 OUTPUTS = ("logits", "probabilities", "one-logit", "one-probability")
 """Names that the shell completes; a test keeps them equal to what the library knows."""
 

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparring.cli.options import DEFAULT_EPS
+from sparring.cli.options import DEFAULT_EPS, TARGET_RULES
 from sparring.errors import ConfigError, InputError, SparringError, unknown
 from sparring.loading.names import MODELS
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from sparring.attacks import Attack
     from sparring.loading import Config, Dataset, ModelInfo
     from sparring.threat import ThreatModel
@@ -121,7 +123,30 @@ def class_index(text: str | None, names: tuple[str, ...] | None, flag: str) -> i
     return names.index(text)
 
 
-def target_class(config: Config, flag: str | None, names: tuple[str, ...] | None) -> int | None:
-    """The class to be reached: the flag, else [threat] target."""
+def target_class(config: Config, flag: str | None, names: tuple[str, ...] | None) -> int | str | None:
+    """What is to be reached: a class or a rule that chooses one for every image; the flag, else [threat] target."""
+    if flag in TARGET_RULES:
+        return flag
     wanted = class_index(flag, names, "--target")
     return config.threat.target if wanted is None and config.threat is not None else wanted
+
+
+def targets(subject: Subject, wanted: int | str | None) -> Tensor | None:
+    """One target per image, or None for any wrong class."""
+    from sparring.targets import choose_targets
+
+    labels = subject.data.labels
+    if wanted is None:
+        return None
+    if isinstance(wanted, int):
+        return labels.new_full((len(labels),), wanted)
+    audit, bounds = subject.config.audit, subject.threat.bounds
+    return choose_targets(
+        subject.model,
+        subject.data.images,
+        labels,
+        wanted,
+        seed=audit.seed,
+        bounds=bounds,
+        batch_size=audit.batch_size,
+    )

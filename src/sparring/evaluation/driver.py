@@ -77,7 +77,7 @@ def evaluate(
     out: a folder for records and adversarials; an interrupted run with the same model, data, threat, attacks and
     seed goes on from there. keep: False forgets the adversarials (where only the counts are wanted). batch_size:
     images per call of the model, chosen from the model when None.
-    progress: called after every chunk. A model that looks random, or that returns probabilities, is told in `.warnings`.
+    progress: called after every chunk. `.warnings` says if the model looks random or returns probabilities.
 
     Raises `InputError` or `ModelError` for unusable input, `EvaluationInterrupted` on Ctrl-C.
     """
@@ -103,7 +103,7 @@ def _run(
 ) -> Evaluation:
     state = State(task.labels, task.targets)
     summaries: list[StageSummary] = []
-    warnings = suspicions(task.model, task.read(slice(0, min(ASKED_TWICE, len(task.labels)))))
+    clean: list[ChunkResult] = []
 
     def evaluation(complete: bool) -> Evaluation:
         return Evaluation(
@@ -115,13 +115,13 @@ def _run(
             complete,
             task.targets is not None,
             state.missed_bound if complete else None,
-            warnings,
+            tuple(added_up(note for result in clean for note in result.notes)),
         )
 
     stage: Stage | None = None
     results: list[ChunkResult] = []
     try:
-        _over_chunks(task, None, 0, expected, state, store, report, results)
+        _over_chunks(task, None, 0, expected, state, store, report, clean)
         for number, stage in enumerate(plan(state, _setting(task, state)), start=1):
             results = []
             _over_chunks(task, stage, number, max(expected, number), state, store, report, results)
@@ -143,9 +143,8 @@ def _setting(task: Task, state: State) -> Setting:
         part = slice(0, min(ASKED, len(task.labels)))
         problem = _problem(task, task.read(part), task.goal(part), "gradients")
         grad = problem.gradient(problem.images, "margin").grad
-        attacked = (state.standing()[part] | (state.forwards[part] > 1)).long()  # the others were asked once only
-        state.forwards[part] += attacked * problem.ledger.forwards
-        state.backwards[part] += attacked * problem.ledger.backwards
+        state.forwards[part] += problem.ledger.forwards
+        state.backwards[part] += problem.ledger.backwards
         return not bool(grad.flatten(1).any(1).all())
 
     return Setting(task.threat.norm, access, task.seed, masked)
@@ -220,6 +219,10 @@ def _clean_pass(task: Task, images: Tensor, part: slice) -> ChunkResult:
     if bool(unanswered.any()):
         first = part.start + int(unanswered.nonzero()[0])
         raise ModelError(f"the model returns NaN for {int(unanswered.sum())} clean images, first for image {first}")
+    if part.start == 0:
+        twice = torch.arange(len(images), device=images.device) < ASKED_TWICE
+        again = problem.select(twice).logits(images[twice])
+        problem.ledger.notes.update(dict.fromkeys(suspicions(logits[twice], again)))
     rows = torch.arange(part.start, part.stop)
     distance = torch.zeros(len(rows), dtype=torch.float64)
     outcomes = _outcomes(problem, rows, logits, torch.zeros_like(unanswered), distance)

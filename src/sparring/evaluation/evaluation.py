@@ -68,7 +68,7 @@ class Evaluation:
     @property
     def attack_success_rate(self) -> Estimate:
         """Share of the attacked images (right at the start; targeted: and not labelled as the target) that broke."""
-        attacked = [r for r in self.records if r.forwards > 1]
+        attacked = [r for r in self.records if r.attacked]
         return proportion(sum(r.broken_by is not None for r in attacked), len(attacked))
 
 
@@ -84,7 +84,7 @@ class State:
         n = len(labels)
         self.labels, self.targets = labels, targets
         self.digests = [""] * n
-        self.seen = torch.zeros(n, dtype=torch.bool)
+        self.seen, self.attacked = torch.zeros(n, dtype=torch.bool), torch.zeros(n, dtype=torch.bool)
         self.predictions = torch.full((n,), -1)
         self.margins: list[float | None] = [None] * n
         self.broken_stage = torch.zeros(n, dtype=torch.int64)
@@ -110,7 +110,9 @@ class State:
                 self.seen[o.index] = True
                 self.digests[o.index] = o.digest
                 self.predictions[o.index] = o.prediction
-            elif o.met:
+                continue
+            self.attacked[o.index] = True
+            if o.met:
                 self.broken_stage[o.index] = result.stage
                 self.adversarial_predictions[o.index] = o.prediction
                 self.distances[o.index] = o.distance
@@ -141,4 +143,5 @@ class State:
             distance=float(self.distances[i]) if stage else None,
             forwards=int(self.forwards[i]),
             backwards=int(self.backwards[i]),
+            attacked=bool(self.attacked[i]),
         )

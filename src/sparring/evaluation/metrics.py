@@ -46,7 +46,7 @@ def success_against_cost(records: Sequence[Record]) -> list[tuple[int, float]]:
     """Pairs (passes, share): of the images attacked, the share that had fallen after that many forward and
     backward passes each. Starts at (0, 0); one pair per distinct cost of a broken image.
     """
-    attacked = [r for r in records if r.forwards > 1]
+    attacked = [r for r in records if r.attacked]
     costs = sorted(r.forwards + r.backwards for r in attacked if r.broken_by is not None)
     curve = {0: 0.0}
     for fallen, cost in enumerate(costs, start=1):

@@ -29,7 +29,8 @@ from sparring.files import check_writable, write_whole
 class Record:
     """One image. `margin`: how far the nearest verified point stayed from the attacker's goal, in logits (negative
     once the goal was met; None where the model gives no finite logits). `distance` is that of the adversarial.
-    `forwards` and `backwards` count every pass spent on the image, verification included.
+    `forwards` and `backwards` count every pass spent on the image, verification included. `attacked`: some attack was
+    sent to it; one that is wrong from the start, or has its target's label, needs none.
     """
 
     index: int
@@ -42,6 +43,7 @@ class Record:
     distance: float | None
     forwards: int
     backwards: int
+    attacked: bool = True
 
 
 @dataclass(frozen=True)

@@ -5,22 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sparring.model import Model, device_of, logits_of
-
 ASKED_TWICE = 8
-"""Images that `suspicions` shows to the model, twice each."""
+"""Images that an evaluation shows to the model once more."""
 TOLERATED = 1e-4
 """Difference between two answers, in units of the largest logit, that rounding may explain (Croce & Hein 2020)."""
 
 
-def suspicions(model: Model, images: Tensor) -> tuple[str, ...]:
-    """Warnings about `model` from the first few of `images` (N, C, H, W); none for a model that is as it should be.
-
-    The two calls are counted for no image.
+def suspicions(first: Tensor, second: Tensor) -> tuple[str, ...]:
+    """Warnings about a model that answered `first` and then `second` (N, K) to the same images; none for one that is
+    as it should be.
     """
-    asked = images[:ASKED_TWICE].to(device_of(model, images), copy=True)
-    with torch.no_grad():
-        first, second = (logits_of(model, asked).float() for _ in range(2))
+    first, second = first.float(), second.float()
     warnings = []
     if look_like_probabilities(first):
         warnings.append(

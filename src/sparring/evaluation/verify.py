@@ -57,7 +57,7 @@ def verify(
         images,
         labels,
         threat,
-        attacks=[_given(images, adversarials, threat, named=out is not None)],
+        attacks=[given(images, adversarials, threat, named=out is not None)],
         targets=targets,
         batch_size=batch_size,
         out=out,
@@ -109,8 +109,11 @@ class Given(Attack):
         return points
 
 
-def _given(images: Images, adversarials: Made, threat: Threat, *, named: bool) -> Given:
-    """The attack, once everything fits; with `named`, its name tells these adversarials from all others."""
+def given(images: Images, adversarials: Made, threat: Threat, *, named: bool = True) -> Given:
+    """`adversarials` as an attack, once everything fits; with `named`, its name tells them from all others.
+
+    Raises `InputError` as `verify` does.
+    """
     if isinstance(adversarials, Mapping):
         strangers = [index for index in adversarials if not 0 <= index < len(images)]
         if strangers:

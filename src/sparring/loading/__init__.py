@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from sparring.loading.declared import declared_data, declared_model, declared_threat, load_mask
     from sparring.loading.lazy import LazyImages
     from sparring.loading.models import load_model
+    from sparring.loading.npy import load_array
     from sparring.loading.photos import PHOTOS
     from sparring.loading.pictures import load_image
     from sparring.loading.script import as_script
@@ -30,6 +31,7 @@ __all__ = [
     "declared_data",
     "declared_model",
     "declared_threat",
+    "load_array",
     "load_config",
     "load_data",
     "load_image",
@@ -48,6 +50,7 @@ _HOMES = {
     "data": ("Dataset", "load_data"),
     "declared": ("declared_data", "declared_model", "declared_threat", "load_mask"),
     "lazy": ("LazyImages",),
+    "npy": ("load_array",),
     "models": ("load_model",),
     "photos": ("PHOTOS",),
     "pictures": ("load_image",),

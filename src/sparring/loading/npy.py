@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from sparring.errors import DataError
 from sparring.loading.limits import check_bytes
+from sparring.loading.paths import existing_file, user_path
 from sparring.loading.reason import reason
 
 BROKEN_ARRAY = (
@@ -28,6 +31,16 @@ BROKEN_ARRAY = (
     Warning,
 )
 """What NumPy's header parser raises for broken files. Warnings count where the caller turned them into errors."""
+
+
+def load_array(path: str | Path) -> Tensor:
+    """Images of a .npy file as float: uint8 0-255 divided by 255, floats as they are. Raises `DataError`."""
+    file = existing_file(user_path(path), "the array")
+    array = read_npy(file)
+    if array.dtype.kind != "f" and array.dtype != np.uint8:
+        raise DataError(f"{file} holds {array.dtype}; images are uint8 from 0 to 255 or floats")
+    images = torch.from_numpy(array.astype(np.float32, copy=False))
+    return images / 255 if array.dtype == np.uint8 else images
 
 
 def read_npy(path: Path) -> np.ndarray[Any, Any]:

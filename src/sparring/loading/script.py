@@ -8,10 +8,11 @@ from typing import Any
 from sparring.loading.config import Config, Table, present
 
 
-def as_script(config: Config, target: int | None = None) -> str:
+def as_script(config: Config, target: int | str | None = None) -> str:
     """Lines that define `model`, `images` and `labels`, and `mask` and `targets` where there are any.
 
-    target: the class to be reached. Raises `ConfigError` without the tables [model] and [data].
+    target: the class to be reached, or the rule that chooses one for every image. Raises `ConfigError` without the
+    tables [model] and [data].
 
     >>> from sparring.loading import merge
     >>> print(as_script(merge(Config(), model="digits-cnn", data="digits", n=100)))
@@ -25,7 +26,12 @@ def as_script(config: Config, target: int | None = None) -> str:
     ]
     if config.threat is not None and config.threat.mask is not None:
         lines.append(f"mask = sp.loading.load_mask({str(config.threat.mask)!r})")
-    if target is not None:
+    if isinstance(target, str):
+        bounds = "" if config.threat is None else f", bounds={config.threat.bounds!r}"
+        lines.append(
+            f"targets = sp.choose_targets(model, images, labels, {target!r}, seed={config.audit.seed}{bounds})"
+        )
+    elif target is not None:
         lines.append(f"targets = labels.new_full((len(labels),), {target})")
     return "\n".join(lines)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from rich import box
@@ -53,6 +54,15 @@ class Pen:
             tail = " " * (len(words) - len(words.rstrip(" "))) if words.strip() else ""
             text.append(lead + self.clean(words) + tail, style=style)
         return text
+
+    def attack(self, name: str, width: int = 34) -> Text:
+        """The name of an attack, broken after commas into lines of at most `width` cells where it can be."""
+        lines = [""]
+        for piece in re.split(r"(?<=,)", self.clean(name)):
+            if lines[-1] and len(lines[-1]) + len(piece) > width:
+                lines.append("  ")
+            lines[-1] += piece
+        return Text("\n".join(lines), overflow="fold")
 
     def title(self, words: str) -> Text:
         """The heading of a block."""

@@ -141,7 +141,7 @@ def _stages(report: Report, pen: Pen) -> Iterator[RenderableType]:
             cells.append(" + ".join(passes))
         cells += [numbers.duration(stage.seconds)] if wide else []
         cells += [numbers.count(stage.rejected)] if rejected else []
-        table.add_row(pen.line((stage.attack, "")), *map(Text, cells))
+        table.add_row(pen.attack(stage.attack), *map(Text, cells))
     yield table
     if wider:
         yield pen.line(("passes/image: forward + backward, mean over the images tried", "dim"))
@@ -203,7 +203,7 @@ def _curves(report: Report, pen: Pen) -> Iterator[RenderableType]:
 def _curve_table(group: CurveGroup, pen: Pen) -> Table:
     table = pen.table("epsilon")
     for curve in group.curves[: pen.curve_columns]:
-        table.add_column(pen.line((curve.attack, "")), overflow="fold")
+        table.add_column(pen.attack(curve.attack, 28), overflow="fold")
     rows = list(group.rows(pen.curve_columns))
     step = max(1, -(-len(rows) // CURVE_ROWS))
     for position, (eps, at_budget, intervals) in enumerate(rows):
