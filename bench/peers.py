@@ -141,19 +141,24 @@ def _stub_missing(name: str, **attributes: object) -> None:
         sys.modules[name] = module
 
 
-def advlib_pgd(steps: int = STEPS) -> Prepare:
+def advlib(name: str) -> Callable[..., Tensor]:
+    """One function of adversarial-library."""
     stubbed = set(sys.modules)
     _stub_missing("torchvision", models=types.ModuleType("torchvision.models"))
     _stub_missing("visdom", Visdom=None)
     try:
-        from adv_lib.attacks import pgd_linf
+        import adv_lib.attacks
     finally:  # others probe for torchvision by importing it: leave no stub behind
-        for name in {"torchvision", "visdom"} - stubbed:
-            if getattr(sys.modules.get(name), "__file__", None) is None:
-                sys.modules.pop(name, None)
+        for module in {"torchvision", "visdom"} - stubbed:
+            if getattr(sys.modules.get(module), "__file__", None) is None:
+                sys.modules.pop(module, None)
+    return getattr(adv_lib.attacks, name)
 
+
+def advlib_pgd(steps: int = STEPS) -> Prepare:
+    attack = advlib("pgd_linf")
     return lambda model: in_batches(
-        lambda x, y: pgd_linf(model, x, y, EPS, steps=steps, random_init=True, absolute_step_size=STEP_SIZE)
+        lambda x, y: attack(model, x, y, EPS, steps=steps, random_init=True, absolute_step_size=STEP_SIZE)
     )
 
 
