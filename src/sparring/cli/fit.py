@@ -80,8 +80,8 @@ def _report(stack: Stack, seconds: float, loaded: subject.Subject) -> None:
 
     rates = flag_rates(stack, loaded.data.images[0 : len(loaded.data.labels)])
     table = pen.table("detector", at_least=16)
-    for head in ("threshold", "asked", "flagged on the data", "calibrated on"):
-        table.add_column(head, justify="right")
+    for head in ("threshold", "asked", "flagged on the data", "fitted on"):
+        table.add_column(head, justify="right", no_wrap=True)
     for fitted, rate in zip(stack.detectors, rates, strict=True):
         row = (f"{fitted.threshold:.4g}", f"{100 * fitted.fpr:g} %", str(rate), f"{fitted.n}")
         table.add_row(pen.line((fitted.name, "")), *row)

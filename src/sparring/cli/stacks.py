@@ -60,10 +60,9 @@ def stored_or_fitted(subject: Subject, most: int | None, seed: int) -> tuple[Sta
     declared, place = layers(subject.config), folder(subject.config)
     if (place / "stack.json").is_file():
         stack = load_stack(place, subject.model)
-        pairs = zip(stack.detectors, declared.detectors, strict=False)
-        same = len(stack.detectors) == len(declared.detectors) and all(
-            type(fitted.detector) is type(wanted) and fitted.fpr == fpr for fitted, (wanted, fpr) in pairs
-        )
+        one = subject.data.images[0:1]
+        wanted = [(detector.suited(subject.model, one), fpr) for detector, fpr in declared.detectors]
+        same = [(fitted.detector, fitted.fpr) for fitted in stack.detectors] == wanted
         if not same or tuple(stack.transforms) != declared.transforms or stack.policy != declared.policy:
             raise ConfigError(
                 f"{place} holds a stack that was fitted for another declaration: run `sparring fit` again, or remove it"
