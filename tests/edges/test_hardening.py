@@ -108,7 +108,7 @@ def test_frozen_parts_stay() -> None:
 def test_it_helps() -> None:
     """On digits a short training turns a third of robust accuracy into more than half."""
     hardened = sp.harden(
-        small_net(), (IMAGES[:1000], LABELS[:1000]), THREAT, epochs=30, lr=5e-3,
+        small_net(), (IMAGES[:1000], LABELS[:1000]), THREAT, epochs=20, lr=5e-3, batch_size=64,
         test=(IMAGES[1000:1400], LABELS[1000:1400]), effort="quick",
     )  # fmt: skip
     assert hardened.card.after is not None

@@ -1,0 +1,299 @@
+"""`sparring harden`: adversarial training that resumes, with its evidence."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sparring.cli import options as o
+from sparring.cli import show, subject
+from sparring.errors import ConfigError, unknown
+
+if TYPE_CHECKING:
+    from sparring.hardening import Hardened, TrainingProgress
+    from sparring.loading import Config, Dataset
+
+    Report = Callable[[TrainingProgress], None]
+
+FOLDER = Path("sparring-hardened")
+METHODS = ("clean", "fgsm_mix", "fast", "n_fgsm", "free", "pgd", "trades", "mart")
+SPLIT = ("digits", "mnist5k", "fashion-mnist")
+"""Data sets that have a part to train on and a part to test on."""
+
+
+def harden(
+    model: o.ModelFlag = None,
+    data: o.DataFlag = None,
+    method: Annotated[
+        str,
+        typer.Option(
+            help="How to train: fast, pgd or trades; others and their parameters as in --method pgd:steps=10 or "
+            "--method n_fgsm:noise=1.",
+            autocompletion=o.completing(METHODS),
+        ),
+    ] = "fast",
+    epochs: Annotated[int, typer.Option(help="Passes over the data, --epochs 30.")] = 15,
+    eps: o.EpsFlag = None,
+    norm: o.NormFlag = None,
+    n: o.NumberFlag = None,
+    test: Annotated[
+        str | None,
+        typer.Option(
+            help="Images for the final audit, a folder or file, --test ./reviewed; default: the test part of a "
+            "built-in data set, else images kept from training."
+        ),
+    ] = None,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder for state, weights, model card and log, --out hardened.")
+    ] = FOLDER,
+    inner: Annotated[
+        str | None, typer.Option(help="Another attack to train against, --inner mifgsm:steps=5 (pgd, trades, mart).")
+    ] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak of the learning rate, --lr 0.001.")] = None,
+    optimizer: Annotated[str | None, typer.Option(help="adam (default) or sgd, --optimizer sgd.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images per step, --batch-size 64; default 128.")] = None,
+    accumulate: Annotated[
+        int | None, typer.Option(help="Compute a step in so many pieces, to save memory, --accumulate 4.")
+    ] = None,
+    freeze: Annotated[
+        list[str] | None,
+        typer.Option(help="Parameters that stay as they are, by name pattern, --freeze 'features.*'; repeat it."),
+    ] = None,
+    augment: Annotated[list[str] | None, typer.Option(help="crop, flip or cutout, --augment crop; repeat it.")] = None,
+    patience: Annotated[
+        int | None, typer.Option(help="Stop after so many epochs without a better robust accuracy, --patience 5.")
+    ] = None,
+    validation: Annotated[
+        float | None, typer.Option(help="Share or number of images kept for the watch, --validation 0.2.")
+    ] = None,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="Any other setting, --set awp=0.005 or --set eps_warmup=0.3 or --set recover=false; repeat it.",
+        ),
+    ] = None,
+    effort: Annotated[
+        str,
+        typer.Option(help="Effort of the final audit, --effort quick; none leaves it out."),
+    ] = "standard",
+    fail_under: Annotated[
+        float | None,
+        typer.Option(help="Exit 1 if the lower end of the robust accuracy's interval is below, --fail-under 0.5."),
+    ] = None,
+    weights: o.WeightsFlag = None,
+    mean: o.MeanFlag = None,
+    std: o.StdFlag = None,
+    outputs: o.OutputsFlag = None,
+    output_index: o.IndexFlag = None,
+    device: o.DeviceFlag = None,
+    size: o.SizeFlag = None,
+    channels: o.ChannelsFlag = None,
+    seed: o.SeedFlag = None,
+    config: o.ConfigFlag = None,
+    quiet: o.QuietFlag = False,
+) -> None:
+    """Adversarial training: weights that withstand the attack, and a model card that shows it.
+
+    The same command goes on where an interrupted one stopped. Under torchrun several processes train together.
+
+    Examples:
+      sparring harden --model digits-cnn --eps 0.1 --epochs 10
+
+      sparring harden -m nets.py:small -d fashion-mnist --method pgd --eps 0.1 --out robust
+
+      sparring harden -m imagenet-lite0 -d ./reviewed --eps 4/255 --epochs 2 --batch-size 8 --freeze '*blocks.?.*'
+    """
+    flags = {
+        "model": model,
+        "data": data,
+        "n": n,
+        "eps": eps,
+        "norm": norm,
+        "weights": weights,
+        "mean": o.numbers(mean, "--mean"),
+        "std": o.numbers(std, "--std"),
+        "outputs": outputs,
+        "output_index": o.index(output_index),
+        "device": device,
+        "size": o.whole_numbers(size, "--size"),
+        "channels": channels,
+        "seed": seed,
+    }
+    settings = {
+        "lr": lr,
+        "optimizer": optimizer,
+        "batch_size": batch_size,
+        "accumulate": accumulate,
+        "freeze": tuple(freeze) if freeze else None,
+        "augment": tuple(augment) if augment else None,
+        "patience": patience,
+        "validation": None if validation is None else _whole_if_large(validation),
+    }
+    given = {name: value for name, value in settings.items() if value is not None} | _settings(setting or [])
+    method = method if inner is None else f"{method}{',' if ':' in method else ':'}inner={inner}"
+    declared = o.declared(config, **flags).config
+    if effort != "none" and effort not in o.EFFORTS:
+        raise ConfigError(unknown("effort", effort, [*o.EFFORTS, "none"]))
+    effort_or_none = None if effort == "none" else effort
+    raise typer.Exit(run(declared, method, epochs, given, test, out, effort_or_none, fail_under, quiet))
+
+
+def run(
+    config: Config,
+    method: str,
+    epochs: int,
+    settings: dict[str, Any],
+    test: str | None,
+    out: Path,
+    effort: str | None,
+    fail_under: float | None,
+    quiet: bool,
+) -> int:
+    """Harden what `config` declares; the exit code."""
+    from sparring.files import check_writable
+    from sparring.hardening import HardeningInterrupted, harden, seeded
+
+    if fail_under is not None and effort is None:
+        raise ConfigError("--fail-under needs the final audit: leave out --effort none")
+    check_writable(out / "model.safetensors")
+    leads = os.environ.get("RANK", "0") == "0"
+    config, assumed = subject.with_defaults(config)
+    config, test_config = _parts(config, test)
+    show.assumptions(assumed if leads and not quiet else ())
+    with seeded(config.audit.seed):  # a factory may draw its first weights, and a resumed run needs the same
+        loaded = subject.load(config)
+    tested = None if test_config is None else _pair(subject.load(test_config).data)
+    try:
+        with _progress(quiet or not leads) as progress:
+            hardened = harden(
+                loaded.model,
+                _pair(loaded.data),
+                loaded.threat,
+                method=method,
+                epochs=epochs,
+                seed=config.audit.seed,
+                test=tested,
+                effort=effort,
+                out=out,
+                progress=progress,
+                **settings,
+            )
+    except HardeningInterrupted as stop:
+        done = sum(epoch.kept for epoch in stop.history)
+        sys.stderr.write(f"interrupted after {done} epochs: kept in {out}, the same command goes on from there\n")
+        return 130
+    if leads:
+        _tell(hardened, out, quiet)
+    after = hardened.card.after
+    return 1 if fail_under is not None and after is not None and after.robust.low < fail_under else 0
+
+
+def _parts(config: Config, test: str | None) -> tuple[Config, Config | None]:
+    """What to train on, and what to test on: another source if named, else the test part of a built-in data set."""
+    from sparring.loading import merge
+    from sparring.loading.config import present
+
+    table = present(config.data, "data")
+    if test is not None:
+        changed = table.model_copy(update={"source": test, "n": None, "labels": None})
+        return config, config.model_copy(update={"data": changed})
+    if table.source in SPLIT and "split" not in table.model_fields_set:
+        held = table.model_copy(update={"split": "test", "n": None})
+        return merge(config, split="train"), config.model_copy(update={"data": held})
+    return config, None
+
+
+def _pair(data: Dataset) -> tuple[Any, Any]:
+    return data.images, data.labels
+
+
+def _whole_if_large(number: float) -> float | int:
+    return int(number) if number >= 1 and number == int(number) else number
+
+
+def _settings(texts: list[str]) -> dict[str, Any]:
+    """name=value pairs: numbers, true, false, none or a word."""
+    words = {"true": True, "false": False, "none": None}
+    found: dict[str, Any] = {}
+    for text in texts:
+        name, separator, value = (part.strip() for part in text.partition("="))
+        if not separator or not value:
+            raise ConfigError(f"--set takes name=value, got {text!r}")
+        found[name] = words[value.lower()] if value.lower() in words else _number(value)
+    return found
+
+
+def _number(text: str) -> Any:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _tell(hardened: Hardened, out: Path, quiet: bool) -> None:
+    from rich.console import Console
+
+    console = Console()
+    card = hardened.card
+    if not quiet:
+        for change in card.changes:
+            console.print(f"the watch stepped in: {change}", markup=False, highlight=False)
+        if card.before is not None and card.after is not None:
+            console.print(f"clean    {card.before.clean} -> {card.after.clean}", markup=False, highlight=False)
+            console.print(f"robust   {card.before.robust} -> {card.after.robust}", markup=False, highlight=False)
+            console.print(f"against  {card.threat_text}, on {card.data['tested_on']}", markup=False, highlight=False)
+    console.print(
+        f"saved {out / 'model.safetensors'}, {out / 'card.md'}", markup=False, highlight=False, soft_wrap=True
+    )
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator[Report]:
+    """A bar on a terminal, one line per epoch elsewhere, both on standard error and with the time left."""
+    if quiet:
+        yield lambda _: None
+        return
+    if not sys.stderr.isatty():
+        yield _in_log
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    columns = (TextColumn("epoch {task.fields[epoch]}"), BarColumn(), TextColumn("{task.fields[told]}"))
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task("", total=None, epoch="", told="")
+
+        def update(event: TrainingProgress) -> None:
+            epoch, told = f"{event.epoch}/{event.epochs}", _robust(event) + _left(event)
+            bars.update(task, completed=event.step, total=event.steps, epoch=epoch, told=told)
+            if event.note:
+                bars.console.print(f"epoch {event.epoch}: {event.note}", markup=False, highlight=False)
+
+        yield update
+
+
+def _in_log(event: TrainingProgress) -> None:
+    if event.ended:
+        note = f"; {event.note}" if event.note else ""
+        sys.stderr.write(f"epoch {event.epoch}/{event.epochs}: {_robust(event)}{_left(event)}{note}\n")
+        sys.stderr.flush()
+
+
+def _robust(event: TrainingProgress) -> str:
+    return "" if event.robust is None else f"PGD-10 {100 * event.robust:.1f} %"
+
+
+def _left(event: TrainingProgress) -> str:
+    if event.seconds_left is None:
+        return ""
+    minutes, seconds = divmod(round(event.seconds_left), 60)
+    return f", {minutes}:{seconds:02d} left"

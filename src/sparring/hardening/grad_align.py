@@ -1,0 +1,28 @@
+"""GradAlign (Andriushchenko & Flammarion 2020, arXiv:2007.02617)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+from sparring.hardening.method import Batch
+
+
+def misalignment(batch: Batch) -> Tensor:
+    """1 - cos(∇ at x, ∇ at x + U(±eps)), averaged over the batch, with a graph to the weights.
+
+    Where it is 0 the loss is linear around the image and one step finds its maximum; it rises before a single-step
+    training collapses. The gradient at x is held fixed and the other one learns, so the double backward is paid once.
+    """
+    moved = batch.draws.inside(batch.threat.around(batch.images))
+    there = _gradient(batch, moved, keep=True).flatten(1)
+    here = _gradient(batch, batch.images, keep=False).flatten(1)
+    return 1 - cosine_similarity(here, there).mean()
+
+
+def _gradient(batch: Batch, points: Tensor, *, keep: bool) -> Tensor:
+    at = points.detach().requires_grad_()
+    value = batch.criterion.attack(batch.module(at), batch.labels).sum()
+    (grad,) = torch.autograd.grad(value, at, create_graph=keep)
+    return grad
