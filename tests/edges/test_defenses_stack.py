@@ -254,7 +254,7 @@ def test_fit_then_compare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert "n = 20" in " ".join(ran.output.split())
     stack = load_stack(tmp_path / "fitted", net())
     assert stack.detectors[0].n == 1000
-    arguments = ["compare", "-n", "4", "--effort", "quick", "-t", "median", "--report", "c.html", "--report", "c.json"]
+    arguments = ["compare", "-n", "2", "--effort", "quick", "-t", "median", "--report", "c.html", "--report", "c.json"]
     ran = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert ran.exit_code == 0
     said = json.loads((tmp_path / "c.json").read_text())
@@ -267,6 +267,29 @@ def test_fit_then_compare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     declared(tmp_path, changed)
     with pytest.raises(ConfigError, match="sparring fit"):
         CliRunner().invoke(app, ["compare", "-n", "4"], catch_exceptions=False)
+
+
+def test_an_audit_attacks_the_declared_stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    declared(tmp_path)
+    arguments = ["audit", "-n", "4", "-a", "fgsm", "--report", "r.json", "-q"]
+    assert CliRunner().invoke(app, arguments, catch_exceptions=False).exit_code == 0
+    from sparring.cli import stacks, subject
+
+    loaded = subject.load(load_config(tmp_path / "sparring.toml"))
+    x = loaded.data.images[0:5]
+    torch.testing.assert_close(stacks.classifier(loaded)(x), net()(t.BitDepth(bits=4)(x)))
+    said = stacks.remarks(loaded.config)
+    assert "bit_depth > model" in said[0]
+    assert "sparring compare" in said[1]
+
+
+def test_the_script_of_a_report_puts_the_stack_up_again(tmp_path: Path) -> None:
+    from sparring.loading import as_script
+
+    scope: dict[str, object] = {"sp": sp}
+    exec(as_script(load_config(declared(tmp_path))), scope)
+    assert str(scope["model"].stack) == "bit_depth:bits=4 > model"
 
 
 def test_compare_refuses_before_it_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

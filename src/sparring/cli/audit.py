@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sparring.cli import options as o
-from sparring.cli import show, subject
+from sparring.cli import show, stacks, subject
 from sparring.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
@@ -155,14 +155,14 @@ def run(
 
     old = _baseline(baseline)
     attacks = None if config.audit.attacks is None else subject.attacks(config.audit.attacks)
-    show.assumptions(() if quiet else assumed)
+    show.assumptions(() if quiet else (*assumed, *stacks.remarks(config)))
     loaded = subject.load(config)
     wanted = subject.target_class(config, target, loaded.class_names)
     interrupted = False
     try:
         with show.progress(quiet) as progress:
             report = audit(
-                loaded.model,
+                stacks.classifier(loaded),
                 loaded.data.images,
                 loaded.data.labels,
                 loaded.threat,

@@ -27,6 +27,26 @@ def layers(config: Config) -> Layers:
         raise ConfigError(f"[stack]: {error}") from error
 
 
+def classifier(subject: Subject) -> Any:
+    """What an audit attacks: the declared transforms and the model behind them; without transforms, the model."""
+    if subject.config.stack is None or not subject.config.stack.transforms:
+        return subject.model
+    from sparring.defenses import Stack
+
+    return Stack(subject.model, layers(subject.config).transforms).as_model()
+
+
+def remarks(config: Config) -> list[str]:
+    """What an audit says of a declared stack."""
+    if config.stack is None:
+        return []
+    before = [str(entry["kind"]) for entry in config.stack.transforms]
+    said = [f"the model behind its transforms is attacked: {' > '.join([*before, 'model'])}"] if before else []
+    if config.stack.detectors:
+        said.append("detectors do not count here: `sparring compare` judges the whole stack")
+    return said
+
+
 def folder(config: Config) -> Path:
     """Where the fitted detectors lie."""
     return config.stack.fitted if config.stack is not None and config.stack.fitted is not None else FOLDER

@@ -24,6 +24,9 @@ def as_script(config: Config, target: int | str | None = None) -> str:
         f"model = sp.load_model({model.spec!r}{_options(model, 'spec')})",
         f"images, labels = sp.load_data({data.source!r}{_options(data, 'source')})",
     ]
+    if config.stack is not None and config.stack.transforms:
+        layers = f"sp.defenses.declared.transforms_from({list(config.stack.transforms)!r})"
+        lines.insert(1, f"model = sp.defenses.Stack(model, {layers}).as_model()")
     if config.threat is not None and config.threat.mask is not None:
         lines.append(f"mask = sp.loading.load_mask({str(config.threat.mask)!r})")
     if isinstance(target, str):

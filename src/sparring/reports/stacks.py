@@ -35,7 +35,10 @@ def terminal(comparison: Comparison, console: Console) -> None:
 def html(comparison: Comparison) -> str:
     """The page. Equal comparisons give equal pages; names are untrusted and escaped."""
     rows = [(row.name, row.name in comparison.frontier, cells(row), row.outcome.summary) for row in comparison.rows]
-    details = [(row.name, _stages(row), _detections(row), list(row.outcome.notes)) for row in comparison.rows]
+    details = [
+        (row.name, _stages(row), _detections(row), list(row.outcome.notes), convergence(row, f"draws{i}"), _draws(row))
+        for i, row in enumerate(comparison.rows)
+    ]
     page = _environment().get_template("stacks.html.j2")
     return page.render(
         threat=comparison.threat,
@@ -87,6 +90,27 @@ def pareto(comparison: Comparison) -> str:
         return svg.inline(figure, key="pareto", title="Robust against clean accuracy", description=told)
 
 
+def convergence(row: Row, key: str) -> str:
+    """Robust accuracy with detection against the draws that EOT averages over, with bands, as SVG; "" without any."""
+    points = row.outcome.convergence
+    if not points:
+        return ""
+    with svg.settings():
+        figure, axes = plots._axes()
+        draws, colour = [p.draws for p in points], svg.COLOURS["s1"]
+        axes.fill_between(
+            draws,
+            [100 * p.adaptive.low for p in points],
+            [100 * p.adaptive.high for p in points],
+            color=colour,
+            alpha=0.16,
+        )
+        axes.plot(draws, [100 * p.adaptive.value for p in points], color=colour, marker="o", clip_on=False)
+        plots._log_axis(axes, draws[0], draws[-1])
+        told = " ".join(f"{p.draws} draws: {numbers.percent(p.adaptive.value)}." for p in points)
+        return svg.inline(figure, key=key, title="Robust accuracy against draws per step", description=told)
+
+
 def _blocks(comparison: Comparison, pen: Pen) -> Iterator[RenderableType]:
     first = comparison.rows[0].outcome
     yield pen.title(f"Stacks under {comparison.threat}, n = {numbers.count(first.clean.n)} (* on the Pareto front)")
@@ -133,6 +157,10 @@ def _stages(row: Row) -> list[tuple[str, str, str, str, str]]:
         )
         for s in row.outcome.stages
     ]
+
+
+def _draws(row: Row) -> list[tuple[str, str]]:
+    return [(str(p.draws), _share(p.adaptive)) for p in row.outcome.convergence]
 
 
 def _detections(row: Row) -> list[tuple[str, ...]]:
