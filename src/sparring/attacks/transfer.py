@@ -28,8 +28,8 @@ class TransferFGSM(Attack):
     size, and put at a random place on the darkest value (Xie et al. 2019); `nesterov` takes it where v already leads.
 
     steps, decay and the rest: the paper's. step_size: in image units, None for eps/steps. early_stop: solved images
-    leave at once, which costs transfer: off. Iterates are looked at until one meets the goal, then the last: the best
-    one is returned.
+    leave at once, which costs transfer: off. From the middle on iterates are looked at until one meets the goal, then
+    the last: the best one is returned.
     """
 
     threats: ClassVar[tuple[str, ...]] = ("linf", "l2")
@@ -74,6 +74,8 @@ class TransferFGSM(Attack):
             velocity = self.decay * velocity + grad / _mean_size(grad)
             points = problem.region.advance(points, velocity, size)
             asked = ~best.met[rows] | (step == self.steps)  # of an image once met, only the last iterate matters
+            if not self.early_stop and 2 * step < self.steps:  # less than half-way out: hardly ever the best
+                asked = torch.zeros_like(asked)
             keep = ~asked
             keep[asked] = ~self._look(problem.select(asked), points[asked], best, rows[asked])
             if self.early_stop and not bool(keep.all()):
