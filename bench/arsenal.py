@@ -315,21 +315,20 @@ def main() -> int:
 
     missed = 0
     for attack in wanted:
-        records = []
         for row in rows:
             if row.attack != attack or options.only not in row.key:
                 continue
             if options.repeats:
                 row = Row(**(vars(row) | {"repeats": options.repeats}))
             try:
-                records.append(race(row, net))
+                record = race(row, net)
             except Exception as error:  # noqa: BLE001 - strangers' code: say what broke, go on
                 print(f"{row.key}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
                 continue
-            show(records[-1])
-            missed += bool(records[-1]["misses"])
-        if records and not options.dry:
-            keep(attack, records)
+            show(record)
+            missed += bool(record["misses"])
+            if not options.dry:
+                keep(attack, [record])
     return 1 if missed else 0
 
 

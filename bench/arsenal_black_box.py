@@ -37,7 +37,7 @@ def _square() -> list[Row]:
                     mine=lambda q: at.Square(queries=q),
                     eps=eps,
                     net=net,
-                    images=250 if norm == "linf" else 100,
+                    images=250 if norm == "linf" and net == "pgd" else 100,
                     queries=QUERIES,
                     limit=0.7 if (net, norm) == ("pgd", "linf") else 1.0,
                 )
@@ -83,7 +83,7 @@ def _boundary() -> list[Row]:
             "40 steps",
             art("BoundaryAttack", batched=False, targeted=False, max_iter=40),
             mine,
-            25,
+            10,
         ),
     ]
 
@@ -100,6 +100,7 @@ def _estimates() -> list[Row]:
             mine=mine,
             eps=0.1,
             net=net,
+            images=50,
         )
         for attack, mine in (("spsa", lambda q: at.SPSA(queries=q)), ("nes", lambda q: at.NES(queries=q)))
         for net in ("standard", "pgd")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import sparring as sp
 from arsenal import ORDER, Craft, Row
 from arsenal_peers import UPPER, adv_lib, art, autoattack, foolbox, torchattacks
-from peers import Prepare
+from peers import Attack, Prepare
 
 at = sp.attacks
 EPS = {"linf": 0.1, "l2": 1.5, "l1": 12.0}
@@ -121,7 +121,7 @@ def _transfer() -> list[Row]:
         "nifgsm": ("10 steps", torchattacks("NIFGSM", **common), at.NIFGSM()),
         "si-nifgsm": ("10 steps, 5 scales", torchattacks("SINIFGSM", **common, m=5), at.NIFGSM(scales=5)),
         "difgsm": ("10 steps, decay 1", torchattacks("DIFGSM", **common), at.DIFGSM()),
-        "tifgsm": ("10 steps, decay 1", torchattacks("TIFGSM", **common, diversity_prob=0.0), at.TIFGSM()),
+        "tifgsm": ("10 steps, decay 1", _in_colour("TIFGSM", **common, diversity_prob=0.0), at.TIFGSM()),
     }
     fields = (("pgd", None), ("standard", "wide-standard"))
     return [
@@ -141,6 +141,24 @@ def _transfer() -> list[Row]:
         for net, judge in fields
         if judge or attack != "mifgsm"
     ]
+
+
+def _in_colour(name: str, **settings: Any) -> Prepare:
+    """torchattacks smooths three channels and no other number: give it the grey picture thrice."""
+
+    class Grey(nn.Module):
+        def __init__(self, net: nn.Module) -> None:
+            super().__init__()
+            self.net = net
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.net(images.mean(1, keepdim=True))
+
+    def prepare(model: nn.Module) -> Attack:
+        attack = torchattacks(name, **settings)(Grey(model).eval())
+        return lambda images, labels, batch: attack(images.expand(-1, 3, -1, -1), labels, batch)[:, :1]
+
+    return prepare
 
 
 def _spatial() -> list[Row]:

@@ -162,7 +162,7 @@ def _carlini_wagner() -> list[Row]:
                 steps=200 if "200" in setting else 100, search_steps=9 if "9" in setting else 5
             ),
             net=net,
-            images=10 if peer == "ART" else 40,
+            images=10 if peer == "ART" else 40 if norm == "l2" else 20,
             repeats=1,
         )
         for norm, peer, setting, prepare in duels

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Speed and strength beside the peers: sets up .bench-venv, trains the bench's nets once, runs bench/speed.py.
-# All arguments go to speed.py; `bench/run.sh --quick` tries the harness out.
+# All arguments go to speed.py; `bench/run.sh --quick` tries the harness out. `bench/run.sh arsenal ...` runs
+# bench/arsenal.py instead.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -28,4 +29,6 @@ scripts/system-packages.sh   # Fashion-MNIST
 
 # One thread, so that CPU seconds mean the same for all; set before torch starts its pools.
 export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
-exec "$venv/bin/python" bench/speed.py "$@"
+race=bench/speed.py
+if [ "${1:-}" = arsenal ]; then race=bench/arsenal.py; shift; fi
+exec "$venv/bin/python" "$race" "$@"
