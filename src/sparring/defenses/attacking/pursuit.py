@@ -10,13 +10,15 @@ import torch
 from torch import Tensor
 
 from sparring.defenses.attacking.climb import climb
-from sparring.defenses.attacking.scene import Aims, Bill, Scene
+from sparring.defenses.attacking.scene import Aims, Bill, Judged, Scene
 from sparring.defenses.attacking.search import searched
 from sparring.defenses.attacking.stages import Search, Stage
 from sparring.errors import UnsupportedError
 
 SELECTING = 24
 """Draws by which a random stack's candidates are compared; what is reported comes from others."""
+ROUNDING = 1e-5
+"""Gap that another batch's rounding may open again."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Found:
 
     def __init__(self, scene: Scene) -> None:
         self.draws = SELECTING if scene.stack.random else 1
-        judged = scene.judged(scene.images, "clean", self.draws)
+        judged = self._judged(scene, scene.images)
         self.points = scene.images.clone()
         self.rate, self.gap, self.lead = judged.rate.clone(), judged.gap.clone(), judged.lead.clone()
         self.by: list[str | None] = ["clean" if rate == 1 else None for rate in judged.rate.tolist()]
@@ -50,11 +52,16 @@ class Found:
         """Rows (M,) worth attacking further."""
         return (self.rate < 1).nonzero().flatten()
 
+    def _judged(self, scene: Scene, points: Tensor) -> Judged:
+        """As `scene` judges; of a stack without randomness, what rounding could undo does not count as found."""
+        judged = scene.judged(points, "selecting", self.draws)
+        return judged if self.draws > 1 else replace(judged, rate=judged.rate * (judged.gap < -ROUNDING))
+
     def offer(self, scene: Scene, rows: Tensor, points: Tensor, name: str) -> int:
         """Judge `points` of these images afresh, and take over those allowed and worse; how many."""
         allowed = scene.threat.contains(scene.images, points)
         points = torch.where(allowed.view(-1, *[1] * (points.dim() - 1)), points, scene.images)
-        judged = scene.judged(points, "selecting", self.draws)
+        judged = self._judged(scene, points)
         had, before = self.rate[rows], self.gap[rows]
         worse = (judged.rate > had) | ((judged.rate == had) & (judged.gap < before))
         news = int((judged.rate > had).sum())
