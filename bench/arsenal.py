@@ -283,13 +283,21 @@ def kept(attacks: list[str]) -> list[dict[str, Any]]:
     return [record for path in paths if path.is_file() for record in json.loads(path.read_text())["rows"]]
 
 
-def main() -> int:
+def all_rows() -> list[Row]:
     import arsenal_black_box
     import arsenal_budget
     import arsenal_minimal
 
-    rows = [*arsenal_minimal.rows(), *arsenal_budget.rows(), *arsenal_black_box.rows()]
-    known = list(dict.fromkeys(row.attack for row in rows))
+    return [*arsenal_minimal.rows(), *arsenal_budget.rows(), *arsenal_black_box.rows()]
+
+
+def attacks() -> list[str]:
+    """Their names, in the order of the table."""
+    return list(dict.fromkeys(row.attack for row in all_rows()))
+
+
+def main() -> int:
+    rows, known = all_rows(), attacks()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("attacks", nargs="*", metavar="attack", help=f"of {', '.join(known)}; all without")
     parser.add_argument("--only", default="", help="rows whose description holds this text")
