@@ -205,7 +205,14 @@ HEALTHY = [epoch(sight(0.9, 0.75, 0.7)), epoch(sight(0.9, 0.76, 0.71), 2)]
     ],
 )
 def test_what_counts_as_a_collapse(seen: Sight, past: list[Epoch], bad: bool) -> None:
-    assert bool(collapsed(seen, past)) == bad
+    assert bool(collapsed(seen, past, 0.1)) == bad
+
+
+def test_a_growing_budget_is_no_collapse() -> None:
+    small = [dataclasses.replace(e, eps=0.02, pgd=0.85) for e in HEALTHY]
+    last = dataclasses.replace(HEALTHY[0], eps=0.08, pgd=0.72)
+    assert not collapsed(sight(0.9, 0.76, 0.6), [*small, last], 0.1)
+    assert collapsed(sight(0.9, 0.76, 0.6), [*small, dataclasses.replace(last, eps=0.1, pgd=0.85)], 0.1)
 
 
 def test_what_the_watch_warns_of() -> None:

@@ -53,6 +53,16 @@ class Draws:
         return region.sample(cast(Streams, self))  # it asks for nothing but the four draws above
 
 
+def reseed(seed: int, device: torch.device) -> None:
+    """Seed what a model itself draws from (dropout), here and on the model's device.
+
+    `torch.manual_seed` would do, but without a GPU every call of it adds to a list of what to do once there is one.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+
+
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """What draws from torch's global generator inside, such as a model's first weights, follows from `seed`."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from sparring.errors import ModelError
 from sparring.files import write_whole
 from sparring.hardening.data import Split
-from sparring.hardening.draws import seed_of
+from sparring.hardening.draws import reseed, seed_of
 from sparring.hardening.ema import Average, batch_norms, refresh
 from sparring.hardening.history import Epoch, as_csv, from_plain
 from sparring.hardening.method import Method
@@ -107,7 +107,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.recipe.rate(progress)
         images, labels = self._read(self.step // self.method.repeats)
-        torch.manual_seed(seed_of(self.seed, "model", self.step, self.workers.rank))  # dropout and the like
+        reseed(seed_of(self.seed, "model", self.step, self.workers.rank), self.workers.device)
         train_mode(self.module)
         self.optimizer.zero_grad(set_to_none=True)
         loss = self.stepper.gradients(self.method, self.recipe, images, labels, self.step, progress)
@@ -139,7 +139,7 @@ class Trainer:
         if sight is None:
             raise ModelError("the leading process saw nothing")  # unreachable: it always looks
         kept = [epoch for epoch in self.history if epoch.kept]
-        verdict = collapsed(sight, kept)
+        verdict = collapsed(sight, kept, self._eps())
         notes = [verdict] if verdict else warnings(sight, [epoch for epoch in kept if epoch.eps == self.threat.eps])
         change = remedy(self.method, self.recipe, self.threat) if verdict and self.recipe.recover else None
         if change is not None:

@@ -81,13 +81,16 @@ def _counted(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, seed: 
     return torch.stack([right.sum(), fgsm.sum(), standing.sum(), aligned.cpu()]).double().cpu()
 
 
-def collapsed(seen: Sight, past: Sequence[Epoch]) -> str:
-    """Why the model counts as collapsed, or nothing. `past`: the epochs with the full budget that still stand."""
+def collapsed(seen: Sight, past: Sequence[Epoch], eps: float) -> str:
+    """Why the model counts as collapsed at `eps`, or nothing. `past`: the epochs that still stand.
+
+    While the budget grows accuracy falls by itself, so an epoch is compared with the one before and its equals.
+    """
     numbers = f"FGSM {100 * seen.fgsm:.0f} %, PGD-10 {100 * seen.pgd:.0f} %"
     stuck = len(past) > 1 and seen.pgd <= min(epoch.pgd for epoch in past[-2:]) + 0.01
     if stuck and seen.fgsm - seen.pgd > GAP:
         return f"catastrophic overfitting: {numbers}"
-    best = max((epoch.pgd for epoch in past), default=0.0)
+    best = max((epoch.pgd for epoch in past if epoch.eps == eps or epoch is past[-1]), default=0.0)
     if past and best - seen.pgd > FALL and seen.fgsm >= past[-1].fgsm:
         return f"catastrophic overfitting: PGD-10 fell from {100 * best:.0f} % ({numbers})"
     return ""
