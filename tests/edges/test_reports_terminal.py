@@ -53,7 +53,7 @@ def test_it_tells_the_whole_story() -> None:
         "16/255 (budget)",
         "Least robust classes (5 of 10)",
         "square:queries=500: on some: a random sample; no gradient used",
-        "at most 4.9 points of robust accuracy may have been missed",
+        "would break at most 4.9 points of robust accuracy more",
         "Compared with the report of 2025-10-02T11:20:00+00:00",
         "Robust accuracy 38.8 %",
         "Newly broken (25): image 100 (class 0, broken by square:queries=500), image 101",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -48,7 +49,7 @@ class Flip(Attack):
 def data(hidden: int) -> tuple[Tensor, Tensor]:
     """N images, `hidden` of them breakable by Flip, spread evenly over the margins."""
     images = torch.zeros(N, 1, 2, 2)
-    images[:, 0, 0, 1] = torch.linspace(0, 1, N)
+    images[:, 0, 0, 1] = torch.linspace(0.05, 1, N)  # room for every gradient to do what it says
     images[torch.linspace(0, N - 1, hidden).long(), 0, 1, 0] = 1.0
     images[:, 0, 1, 1] = torch.rand(N, generator=torch.Generator().manual_seed(1))
     return images, torch.zeros(N, dtype=torch.int64)
@@ -114,10 +115,58 @@ def test_close_images_get_the_strong_attack_and_the_rest_do_not(run) -> None:
     assert found.missed_bound is None, "no check, no bound"
 
 
-def test_what_a_sample_breaks_is_tried_on_everything(run) -> None:
-    found = run(effort(sampled=(Flip(),)), N)
+@dataclass(frozen=True, kw_only=True)
+class BlindFlip(Flip):
+    """The same without gradients."""
+
+    access: ClassVar[str] = "logits"
+
+
+def test_a_find_without_gradients_sends_the_deep_search_to_everyone(run) -> None:
+    found = run(effort(search=(BlindFlip(),), deep=(BlindFlip(name="deep"),)), N)
     assert found.robust_accuracy == 0.0
-    assert [s.purpose for s in found.stages[1:]] == ["sample", "gradients look masked"]
+    assert [s.purpose for s in found.stages[1:]] == ["spot check 1", "gradients mislead"]
+    assert found.stages[2].attack == BlindFlip(name="deep").__str__()
+    assert "gradients look masked" in found.warnings[0]
+    assert found.missed_bound is None, "no check was asked for"
+
+
+def test_the_sample_of_the_check_gets_the_search_too(run) -> None:
+    found = run(effort(check=(Flip(above=2.0),), search=(BlindFlip(),)), 0)
+    assert [s.purpose for s in found.stages[1:]] == ["spot check 1", "spot check 1"]
+    assert found.stages[1].tried == found.stages[2].tried == 60
+    assert found.missed_bound == missed(N - math.ceil(0.12 * N), 60, ALPHA / 2) / N
+    assert found.warnings == ()
+
+
+class Gated(nn.Module):
+    """Passes no useful gradient for the images whose mean is over `gate`; the others are as they were."""
+
+    def __init__(self, inner: nn.Module, gate: float, classes: int = 10) -> None:
+        super().__init__()
+        self.inner, self.gate = inner, gate
+        self.register_buffer("noise", torch.randn(64, classes, generator=torch.Generator().manual_seed(0)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = (x.detach().mean((1, 2, 3)) > self.gate)[:, None]
+        useless = self.inner(x.detach()) + 1e-6 * (x.flatten(1) @ self.noise)
+        return torch.where(hidden, useless, self.inner(x))
+
+
+def test_images_with_misleading_gradients_are_searched_without() -> None:
+    """A few images among many mask their gradients: no sample may be relied on to meet them."""
+    model = sp.load_model("digits-cnn")
+    images, labels = sp.load_data("digits", n=100, lazy=False)
+    threat = sp.ThreatModel("linf", 0.1)
+    gated = Gated(model, float(images.mean((1, 2, 3)).quantile(0.95))).eval()
+    honest, found = (sp.evaluate(m, images, labels, threat, effort="quick") for m in (model, gated))
+    searched = [s for s in found.stages if s.purpose == "gradients mislead"]
+    assert 1 <= searched[0].tried <= 5
+    assert searched[0].broke > 0
+    assert "gradients look masked" in found.warnings[0]
+    assert found.robust_accuracy <= honest.robust_accuracy + 0.03
+    assert honest.warnings == ()
+    assert not any(s.purpose == "gradients mislead" for s in honest.stages)
 
 
 def test_rounded_inputs_do_not_look_robust() -> None:
@@ -136,7 +185,7 @@ def test_rounded_inputs_do_not_look_robust() -> None:
     threat = sp.ThreatModel("linf", 0.3)
     undefended = sp.evaluate(model.inner, images, labels, threat, effort="quick").robust_accuracy
     found = sp.evaluate(model, images, labels, threat, effort="standard")
-    assert any(s.purpose == "gradients look masked" for s in found.stages)
+    assert any(s.purpose == "gradients mislead" for s in found.stages)
     assert found.robust_accuracy <= undefended + 0.1
 
 

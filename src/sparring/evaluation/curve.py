@@ -6,7 +6,6 @@ import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import cast
 
@@ -16,6 +15,7 @@ from torch import Tensor
 from sparring import norms
 from sparring.attacks import APGD, FGSM, PGD, Attack, MultiTargeted
 from sparring.attacks.base import checked_flag
+from sparring.attacks.minimal import movable
 from sparring.budget import parse_number
 from sparring.errors import InputError
 from sparring.estimate import Estimate, proportion
@@ -28,12 +28,14 @@ from sparring.problem import Problem
 from sparring.rng import Streams, digests
 from sparring.threat import ThreatModel
 
-HALVINGS = 5
+HALVINGS, STEPS, REACH = 5, 8, 0.75
+"""Drawing in: bisections, gradients at each of them, and the share of the distance below which none looks."""
 DRAWN_AT_ONCE = 512
+BLOCK_VALUES = 2**27
+"""So many pixel values of adversarials are held at a time."""
 SCOUTS = (FGSM(), PGD(steps=10, loss="margin", random_start=False))
 CONFIRMING = (PGD(steps=20), MultiTargeted(targets=4, steps=20), APGD(steps=50, loss="margin"))
-Attacked = Callable[[list[int], float, int, Sequence[Attack]], Evaluation]
-"""Images, budget, verdicts done so far, attacks."""
+Attacked = Callable[[list[int], float, Sequence[Attack]], Evaluation]
 
 
 @dataclass(frozen=True)
@@ -102,8 +104,11 @@ def robustness_curve(
     widest = ThreatModel(norm, budgets[-1], bounds, mask)
     task = checked_task(model, images, labels, targets, widest, seed, batch_size)
     n, rounds = len(task.labels), len(budgets).bit_length() + 2 if carry else len(budgets)
+    done = 0
 
-    def attacked(rows: list[int], budget: float, done: int, attacks: Sequence[Attack]) -> Evaluation:
+    def attacked(rows: list[int], budget: float, attacks: Sequence[Attack]) -> Evaluation:
+        nonlocal done
+        done += len(rows)
         return evaluate(
             model,
             Subset(images, rows),
@@ -115,21 +120,25 @@ def robustness_curve(
             batch_size=batch_size,
             out=out,
             keep=carry,
-            progress=_within(progress, done, len(rows), n * rounds),
+            progress=_within(progress, done - len(rows), len(rows), n * rounds),
         )
 
     name, distances = " + ".join(str(attack) for attack in chosen), None
     if carry:
-        distances = tuple(_Search(task, budgets, attacked).distances(SCOUTS if attacks is None else chosen, chosen))
+        most = max(16, BLOCK_VALUES // math.prod(task.images[0:1].shape))
+        blocks = [range(start, min(start + most, n)) for start in range(0, n, most)]
+        scouts = SCOUTS if attacks is None else chosen
+        found = (_Search(task, block, budgets, attacked).distances(scouts, chosen) for block in blocks)
+        distances = tuple(distance for block in found for distance in block)
         accuracy = [proportion(sum(d > budget for d in distances), n) for budget in budgets]
     else:
         accuracy, right = [], list(range(n))
-        for k, budget in enumerate(budgets):
+        for budget in budgets:
             alive: list[int] = []
             if right:
-                found = attacked(right, budget, n * k, chosen)
-                alive = [right[r.index] for r in found.records if survived(r)]
-                right = [right[r.index] for r in found.records if r.prediction == r.label]
+                evaluation = attacked(right, budget, chosen)
+                alive = [right[r.index] for r in evaluation.records if survived(r)]
+                right = [right[r.index] for r in evaluation.records if r.prediction == r.label]
             accuracy.append(proportion(len(alive), n))
     if progress is not None:
         progress(Progress("curve", 1, 1, n * rounds, n * rounds, accuracy[-1], "verdicts"))
@@ -137,30 +146,31 @@ def robustness_curve(
 
 
 class _Search:
-    """For every image the largest budget it withstood and the distance of the nearest adversarial, drawn together."""
+    """For some images, `members`, the largest budget each withstood and its nearest adversarial, drawn together."""
 
-    def __init__(self, task: Task, budgets: Sequence[float], attacked: Attacked) -> None:
-        n = len(task.labels)
-        self._task, self._budgets, self._attacked = task, _finer(budgets, task.threat.norm), attacked
-        self._stood, self._nearest = [-1.0] * n, [math.inf] * n  # -1: at none
-        self._right = set(range(n))
-        self._done = 0
+    def __init__(self, task: Task, members: Sequence[int], budgets: Sequence[float], attacked: Attacked) -> None:
+        self._task, self._members, self._budgets, self._attacked = task, members, list(budgets), attacked
+        self._stood = dict.fromkeys(members, -1.0)  # -1: at none
+        self._nearest = dict.fromkeys(members, math.inf)
+        self._found: dict[int, Tensor] = {}
 
     def distances(self, scouts: Sequence[Attack], confirming: Sequence[Attack]) -> list[float]:
-        """Halves until no budget lies between, as the `scouts` see it; the `confirming` attacks then try the largest
-        budget that was withstood, and go down from there.
+        """Halves until no budget lies between, as the `scouts` see it. What they found is drawn in with gradients; then
+        the `confirming` attacks try the largest budget withstood, and go down from there.
         """
+        steps = STEPS if any(attack.access == "gradients" for attack in confirming) else 0
         while groups := self._grouped(self._middle):
-            self._round(groups, scouts)
+            self._round(groups, scouts, 0)
+        self._draw_in(list(self._found), steps)
         if list(scouts) != list(confirming):
-            self._stood = [-1.0] * len(self._stood)
+            self._stood = dict.fromkeys(self._members, -1.0)
             while groups := self._grouped(self._below):
-                self._round(groups, confirming)
-        return self._nearest
+                self._round(groups, confirming, steps)
+        return [self._nearest[i] for i in self._members]
 
     def _grouped(self, aim: Callable[[int], float | None]) -> dict[float, list[int]]:
         groups: dict[float, list[int]] = {}
-        for i in sorted(self._right):
+        for i in self._members:
             budget = aim(i)
             if budget is not None:
                 groups.setdefault(budget, []).append(i)
@@ -176,64 +186,84 @@ class _Search:
         place = bisect_left(self._budgets, self._nearest[i]) - 1
         return self._budgets[place] if place >= 0 and self._budgets[place] > self._stood[i] else None
 
-    def _round(self, groups: dict[float, list[int]], attacks: Sequence[Attack]) -> None:
-        shape = self._task.images[0:1].shape
-        most = max(16, 2**26 // max(1, math.prod(shape)))  # so many adversarials are held at a time
+    def _round(self, groups: dict[float, list[int]], attacks: Sequence[Attack], steps: int) -> None:
         for budget, rows in sorted(groups.items()):
-            for start in range(0, len(rows), most):
-                self._try(rows[start : start + most], budget, attacks)
+            found = self._attacked(rows, budget, attacks)
+            for record in found.records:
+                i = rows[record.index]
+                if record.prediction != record.label:
+                    self._nearest[i] = 0.0
+                elif record.broken_by is None:
+                    self._stood[i] = budget
+            for k, adversarial in found.adversarials.items():
+                self._found[rows[k]], self._nearest[rows[k]] = adversarial, budget
+            self._draw_in([rows[k] for k in found.adversarials], steps)
 
-    def _try(self, rows: list[int], budget: float, attacks: Sequence[Attack]) -> None:
-        found = self._attacked(rows, budget, self._done, attacks)
-        self._done += len(rows)
-        for record in found.records:
-            i = rows[record.index]
-            if record.prediction != record.label:
-                self._nearest[i] = 0.0
-                self._right.discard(i)
-            elif record.broken_by is None:
-                self._stood[i] = budget
-        fallen = list(found.adversarials)
-        for start in range(0, len(fallen), DRAWN_AT_ONCE):
-            part = fallen[start : start + DRAWN_AT_ONCE]
-            adversarials = torch.stack([found.adversarials[k] for k in part])
-            floor = torch.tensor([max(0.0, self._stood[rows[k]]) for k in part], dtype=torch.float64)
-            near = drawn_in(self._task, [rows[k] for k in part], adversarials, floor)
-            for k, distance in zip(part, near.tolist(), strict=True):
-                self._nearest[rows[k]] = min(self._nearest[rows[k]], distance, budget)
+    def _draw_in(self, rows: list[int], steps: int) -> None:
+        rows = [i for i in rows if self._nearest[i] > 0]
+        for start in range(0, len(rows), DRAWN_AT_ONCE):
+            part = rows[start : start + DRAWN_AT_ONCE]
+            floor = [self._nearest[i] * REACH if steps else max(0.0, self._stood[i]) for i in part]
+            points, near = drawn_in(self._task, part, torch.stack([self._found[i] for i in part]), floor, steps)
+            for i, point, distance in zip(part, points, near, strict=True):
+                self._found[i], self._nearest[i] = point, min(self._nearest[i], distance)
 
 
-def _finer(budgets: Sequence[float], norm: str) -> list[float]:
-    """The budgets and, where budgets are no whole numbers, those halfway between them and to zero."""
-    if norm == "l0":
-        return list(budgets)
-    halfway = [(low + high) / 2 for low, high in pairwise([0.0, *budgets])]
-    return sorted({*budgets, *halfway})
+def drawn_in(
+    task: Task, rows: list[int], adversarials: Tensor, floor: Sequence[float], steps: int
+) -> tuple[Tensor, list[float]]:
+    """Nearer adversarials than `adversarials` (N, C, H, W) of the images `rows`, and their distances.
 
-
-def drawn_in(task: Task, rows: list[int], adversarials: Tensor, floor: Tensor) -> Tensor:
-    """How near to its image each adversarial (N, C, H, W) can be projected and still meet the goal: float64 (N,).
-
-    Bisection between `floor` (N,) and where it is, `HALVINGS` forward passes each.
+    Bisection between `floor` (N,) and where they are: projected into a smaller ball they must still meet the goal, or
+    meet it again after at most `steps` steps along the margin's gradient.
     """
     images = Subset(task.images, rows)[0 : len(rows)].to(task.device)
     threat = cast(ThreatModel, task.threat)
     goal, streams = task.goal(torch.tensor(rows)), Streams(task.seed, "curve", digests(images))
     with frozen_eval(task.model), task.plan.running():
         problem = Problem.build(task.model, images, goal, threat, streams, task.plan)
-        points = adversarials.to(images)
-        nearest = threat.distance(images, points)
-        low, delta = floor.to(nearest), (points - images).flatten(1)
-        lower, upper = ((end - images).flatten(1) for end in (problem.region.lower, problem.region.upper))
+        best = adversarials.to(images)
+        nearest = threat.distance(images, best)
+        low = torch.tensor(floor, dtype=torch.float64, device=nearest.device)
         for _ in range(HALVINGS):
             radius = (low + nearest) / 2
-            radius = radius.floor() if threat.norm == "l0" else radius
-            moved = norms.project(delta, radius.to(delta), threat.norm, lower, upper)
-            points = torch.clamp(images + moved.view_as(images), problem.region.lower, problem.region.upper)
-            met = problem.solved(problem.logits(points))
-            nearest = torch.where(met, threat.distance(images, points).minimum(nearest), nearest)
-            low = torch.where(met, low, radius.to(low))
-    return nearest.cpu()
+            points, met = _climbed(problem, best, radius.floor() if threat.norm == "l0" else radius, steps)
+            best = torch.where(_like(met, best), points, best)
+            nearest = threat.distance(images, best)
+            low = torch.where(met, low, radius)
+    return best.cpu(), nearest.tolist()
+
+
+def _climbed(problem: Problem, start: Tensor, radius: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    """From `start` projected into balls of `radius` (N,), up the margin: where the goal is met, and for whom (N,)."""
+    images, region, norm = problem.images, problem.region, problem.threat.norm
+    lower, upper = ((end - images).flatten(1) for end in (region.lower, region.upper))
+    size = radius.to(images.dtype)
+
+    def inside(points: Tensor) -> Tensor:
+        moved = norms.project((points - images).flatten(1), size, norm, lower, upper)
+        return torch.clamp(images + moved.view_as(images), region.lower, region.upper)
+
+    points = inside(start)
+    best, met = points, torch.zeros(len(points), dtype=torch.bool, device=points.device)
+    for step in range(steps + 1):
+        at = problem.gradient(points, "margin") if step < steps else None
+        solved = problem.solved(problem.logits(points) if at is None else at.logits)
+        best, met = torch.where(_like(solved & ~met, points), points, best), met | solved
+        if at is None or bool(met.all()):
+            break
+        grad = movable(at.grad, points, region)
+        length = size * (1 - step / steps) / 2
+        if norm == "linf":
+            points = inside(points + grad.sign() * _like(length, points))
+        else:
+            room = torch.where(grad > 0, region.upper - points, points - region.lower).flatten(1)
+            points = inside(points + norms.spread_step(grad.flatten(1), length, norm, room, 0.05).view_as(points))
+    return best, met
+
+
+def _like(values: Tensor, images: Tensor) -> Tensor:
+    return values.view(-1, *[1] * (images.dim() - 1))
 
 
 def _budgets(eps: Sequence[float | str]) -> list[float]:

@@ -19,17 +19,14 @@ from sparring.evaluation.effort import chosen_plan
 from sparring.evaluation.evaluation import Evaluation, StageSummary, State
 from sparring.evaluation.records import Adversarials, ChunkResult, DiskStore, MemoryStore, Outcome
 from sparring.evaluation.stages import Plan, Setting, Stage
-from sparring.evaluation.suspicions import ASKED_TWICE, suspicions
+from sparring.evaluation.suspicions import ASKED_TWICE, misleading, suspicions
 from sparring.evaluation.task import Images, Task, checked_task, run_key
 from sparring.goal import Goal, Untargeted
 from sparring.losses import class_margin
 from sparring.model import Model, frozen_eval
 from sparring.problem import Problem, added_up, check_classes
 from sparring.rng import Streams, digests
-from sparring.threat import Threat
-
-ASKED = 64
-"""Images whose gradients are looked at before a plan begins."""
+from sparring.threat import Threat, ThreatModel
 
 
 @dataclass(frozen=True)
@@ -115,7 +112,7 @@ def _run(
             complete,
             task.targets is not None,
             state.missed_bound if complete else None,
-            tuple(added_up(note for result in clean for note in result.notes)),
+            (*added_up(note for result in clean for note in result.notes), *state.doubts),
         )
 
     stage: Stage | None = None
@@ -134,20 +131,21 @@ def _run(
 
 
 def _setting(task: Task, state: State) -> Setting:
-    """What a plan may know of the model: what it shows and, if it asks, whether its gradients look masked."""
-    access = access_of(task.model)
+    """What a plan may know of the model: what it shows and, if it asks, which gradients mislead."""
 
-    def masked() -> bool:
-        if access != "gradients":
-            return False
-        part = slice(0, min(ASKED, len(task.labels)))
-        problem = _problem(task, task.read(part), task.goal(part), "gradients")
-        grad = problem.gradient(problem.images, "margin").grad
-        state.forwards[part] += problem.ledger.forwards
-        state.backwards[part] += problem.ledger.backwards
-        return not bool(grad.flatten(1).any(1).all())
+    def doubtful() -> Tensor:
+        found, standing = torch.zeros(len(task.labels), dtype=torch.bool), state.standing()
+        for part in task.chunks():
+            here = standing[part].nonzero().flatten()
+            if len(here) and isinstance(task.threat, ThreatModel):
+                rows = here + part.start
+                problem = _problem(task, task.read(part)[here.to(task.device)], task.goal(rows), "gradients")
+                found[rows] = misleading(problem).cpu()
+                state.forwards[rows] += problem.ledger.forwards
+                state.backwards[rows] += problem.ledger.backwards
+        return found
 
-    return Setting(task.threat.norm, access, task.seed, masked)
+    return Setting(task.threat.norm, access_of(task.model), task.seed, doubtful)
 
 
 def _over_chunks(

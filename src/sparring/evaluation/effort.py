@@ -25,7 +25,7 @@ from sparring.black_box import ACCESS
 from sparring.errors import InputError, UnsupportedError, unknown
 from sparring.evaluation.evaluation import State
 from sparring.evaluation.spot_check import spot_check
-from sparring.evaluation.stages import Plan, Setting, Stage, drawn, in_turn, nearest
+from sparring.evaluation.stages import Plan, Setting, Stage, in_turn, nearest
 
 SAMPLE = 60
 """Images of a spot check: none broken bounds the share that is missed at about 5 %."""
@@ -35,20 +35,28 @@ STRETCH = 2.0
 """... and so does every image that twice the effect of the last two attacks would break."""
 
 
+MANY = 0.1
+"""If more than this share of the images have a misleading gradient, none is relied on."""
+MISLEADING = "gradients mislead"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Effort:
     """Attacks and the images they go to, in the order of the fields.
 
     everyone: all images that stand. close: those with the smallest margins, the more of them the more the last attacks
-    of `everyone` still took off the margins. sampled: a random sample; and everyone, if they break one or gradients
-    look masked. noise: everyone, last, since what it breaks the gradients missed. blind: with `everyone`, for a model
-    that shows no gradients. check: a random sample of all that were not `close`, to bound what was missed.
+    of `everyone` still took off the margins. search: without gradients, on the images whose gradients mislead, and on
+    all where these are many; deep: there too, if a search broke one. noise: everyone, since what
+    it breaks the gradients missed. blind: with `everyone`, for a model that shows no gradients. check: a random sample
+    of all that were not `close`, with the searches, to bound what was missed; if a search finds what gradients did not,
+    `deep` goes to everyone.
     """
 
     about: str
     everyone: tuple[Attack, ...]
     close: tuple[Attack, ...] = ()
-    sampled: tuple[Attack, ...] = ()
+    search: tuple[Attack, ...] = ()
+    deep: tuple[Attack, ...] = ()
     noise: tuple[Attack, ...] = ()
     blind: tuple[Attack, ...] = ()
     check: tuple[Attack, ...] = ()
@@ -56,7 +64,15 @@ class Effort:
     @property
     def attacks(self) -> tuple[Attack, ...]:
         """All attacks that it may use."""
-        every = (*self.everyone, *self.close, *self.sampled, *self.noise, *self.blind, *self.check)
+        every = (
+            *self.everyone,
+            *self.close,
+            *self.search,
+            *self.deep,
+            *self.noise,
+            *self.blind,
+            *self.check,
+        )
         return tuple(dict.fromkeys(every))
 
     def plan(self, state: State, setting: Setting) -> Iterator[Stage]:
@@ -74,11 +90,15 @@ class Effort:
         close = _close(state, margins[-2:][0])
         for attack in fitting(self.close):
             yield Stage(attack, close, "close to breaking")
-        yield from _sampled(state, setting, fitting(self.sampled))
+        search, deep = fitting(self.search), fitting(self.deep)
+        if setting.access == "gradients":
+            yield from _searched(state, setting, search, deep)
         for attack in fitting(self.noise):
             yield Stage(attack)
-        for attack in fitting(self.check)[:1]:
-            yield from spot_check(state, setting, attack, ~close, SAMPLE)
+        sampled = [*fitting(self.check)[:1], *search] if setting.access == "gradients" else []
+        if sampled:
+            missed = yield from spot_check(state, setting, sampled, deep, ~close, SAMPLE)
+            state.missed_bound = missed if fitting(self.check) else None
 
 
 class _Fitting:
@@ -104,16 +124,24 @@ def _close(state: State, before: Tensor) -> Tensor:
     return within_reach | nearest(state, standing, math.ceil(NEAREST * int(standing.sum())))
 
 
-def _sampled(state: State, setting: Setting, attacks: list[Attack]) -> Iterator[Stage]:
-    """Each attack on a sample of what stands; on everything if one breaks an image that gradients did not."""
-    suspicious = bool(attacks) and setting.masked()
-    for attack in attacks:
-        standing = state.standing()
-        rows = standing if suspicious else drawn(state, standing, SAMPLE, str(attack), setting.seed)
-        yield Stage(attack, rows, "gradients look masked" if suspicious else "sample")
-        if not suspicious and bool((rows & ~state.standing()).any()):
-            suspicious = True
-            yield Stage(attack, state.standing() & ~rows, "gradients look masked")
+def _searched(state: State, setting: Setting, search: list[Attack], deep: list[Attack]) -> Iterator[Stage]:
+    """The searches on the images whose gradients mislead, or on all where these are many; and the deep ones there too,
+    if a search broke one.
+    """
+    before = state.standing()
+    if not search or not bool(before.any()):
+        return
+    rows = setting.doubtful()
+    if int(rows.sum()) > MANY * int(before.sum()):
+        rows = before
+    for attack in search:
+        if bool((rows & state.standing()).any()):
+            yield Stage(attack, rows, MISLEADING)
+    found = int((before & ~state.standing()).sum())
+    if found:
+        state.doubt(search, found)
+        for attack in deep:
+            yield Stage(attack, rows, MISLEADING)
 
 
 _SWEEP = (FGSM(), PGD(steps=10, loss="margin", random_start=False), PGD(steps=20))
@@ -127,7 +155,8 @@ EFFORTS: dict[str, Effort] = {
     "quick": Effort(
         about="A few dozen gradients per image, for the inner loop of development.",
         everyone=(*_SWEEP, MultiTargeted(targets=2, steps=20)),
-        sampled=(Square(queries=100),),
+        search=(Square(queries=100),),
+        deep=(Square(queries=500),),
         noise=(RandomNoise(draws=3),),
         blind=(Square(queries=500), HopSkipJump(queries=500)),
     ),
@@ -135,7 +164,8 @@ EFFORTS: dict[str, Effort] = {
         about="Every class for everyone, the strong attacks close to the boundary, a spot check on the rest.",
         everyone=(*_SWEEP, _CLASS_BY_CLASS),
         close=_STRONG,
-        sampled=(Square(queries=500),),
+        search=(Square(queries=500),),
+        deep=(Square(queries=5000),),
         noise=(RandomNoise(draws=5),),
         blind=_BLIND,
         check=(_APGD_T, MultiTargeted(steps=100, random_start=True)),

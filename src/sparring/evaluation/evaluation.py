@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from sparring.attacks.base import Attack
 from sparring.estimate import Estimate, proportion
 from sparring.evaluation.records import Adversarials, ChunkResult, Record
 from sparring.threat import Threat
@@ -38,8 +40,8 @@ class StageSummary:
 class Evaluation:
     """What the attacks did to the images. Robust accuracy is an upper bound: the images nobody broke.
 
-    `missed_bound`: points of accuracy that the images left out of the strong attacks may hide, from the spot check.
-    `warnings`: what makes these numbers doubtful, seen before the first attack.
+    `missed_bound`: the share of all images that the attacks of the spot check would still break, at most, among those
+    that were spared them (95 % confidence). `warnings`: what makes these numbers doubtful.
     """
 
     threat: Threat
@@ -93,6 +95,15 @@ class State:
         self.forwards = torch.zeros(n, dtype=torch.int64)
         self.backwards = torch.zeros(n, dtype=torch.int64)
         self.missed_bound: float | None = None
+        self.doubts: list[str] = []
+
+    def doubt(self, searches: Sequence[Attack], broken: int) -> None:
+        """Note that gradients cannot be trusted here, since `searches` without them `broken` images more."""
+        names = ", ".join(map(str, searches))
+        self.doubts.append(
+            f"gradients look masked: {names} broke {broken} images that gradient attacks had not; the true robust "
+            "accuracy may be far lower"
+        )
 
     def margin_values(self) -> Tensor:
         """The smallest margin seen so far, float64 (N,); infinite where the model gave none."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Sequence
 from itertools import count
 
 from scipy.stats import hypergeom
@@ -15,26 +15,42 @@ from sparring.evaluation.stages import Setting, Stage, drawn, nearest
 ALPHA = 0.05
 
 
-def spot_check(state: State, setting: Setting, attack: Attack, left_out: Tensor, size: int) -> Iterator[Stage]:
-    """Runs `attack` on `size` random images of those `left_out` (bool, (N,)), and sets `state.missed_bound`.
+def spot_check(
+    state: State, setting: Setting, attacks: Sequence[Attack], deep: Sequence[Attack], left_out: Tensor, size: int
+) -> Generator[Stage, None, float]:
+    """Runs `attacks` on `size` random images of those `left_out` (bool, (N,)); returns the share of all images that
+    they could break at most among those it did not draw.
 
-    If it breaks one, the half of the rest with the smallest margins is attacked too and a fresh sample is drawn; the
-    k-th draw has the error rate 0.05 / 2ᵏ, so that all of them together err in at most 5 % of the cases.
+    If one breaks an image, it also gets the half of the rest with the smallest margins, and a fresh sample is drawn;
+    the k-th draw has the error rate 0.05 / 2ᵏ, so that all of them together err in at most 5 % of the cases. If that
+    one needs no gradients, gradients have failed, and the `deep` attacks go to all that stand.
     """
     for draw in count(1):
         left_out = left_out & state.standing()
         sample = drawn(state, left_out, size, f"spot check {draw}", setting.seed)
         population, asked = int(left_out.sum()), int(sample.sum())
-        if asked:
-            yield Stage(attack, sample, f"spot check {draw}")
-        if not bool((sample & ~state.standing()).any()):
-            state.missed_bound = missed(population, asked, ALPHA / 2**draw) / max(1, int(state.seen.sum()))
-            return
+        found = []
+        for attack in attacks:
+            before = state.standing()
+            if bool((sample & before).any()):
+                yield Stage(attack, sample, f"spot check {draw}")
+            broken = int((sample & before & ~state.standing()).sum())
+            if broken:
+                found.append(attack)
+            if broken and attack.access != "gradients":
+                state.doubt([attack], broken)
+                for other in deep:
+                    yield Stage(other, None, "gradients mislead")
+                deep = ()
+        if not found:
+            break
         left_out = left_out & ~sample
         wider = nearest(state, left_out, -(-int(left_out.sum()) // 2))
-        if bool(wider.any()):
-            yield Stage(attack, wider, "widened")
+        for attack in found:
+            if bool((wider & state.standing()).any()):
+                yield Stage(attack, wider, "widened")
         left_out = left_out & ~wider
+    return missed(population, asked, ALPHA / 2**draw) / max(1, int(state.seen.sum()))
 
 
 def missed(population: int, asked: int, alpha: float) -> int:

@@ -24,14 +24,14 @@ class Stage:
 
 @dataclass(frozen=True)
 class Setting:
-    """What a plan may know besides. `masked()`: has some image an input gradient of exactly zero? It costs a gradient
-    on a few images.
+    """What a plan may know besides. `doubtful()`: of the images that stand, those whose gradient does not foretell what
+    a small step along it does to the margin, bool (N,). It costs a gradient and two forward passes on each.
     """
 
     norm: str
     access: str
     seed: int
-    masked: Callable[[], bool]
+    doubtful: Callable[[], Tensor]
 
 
 Plan = Callable[[State, Setting], Iterator[Stage]]

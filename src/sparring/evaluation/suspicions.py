@@ -5,10 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sparring.problem import Problem
+from sparring.threat import ThreatModel
+
 ASKED_TWICE = 8
 """Images that an evaluation shows to the model once more."""
 TOLERATED = 1e-4
 """Difference between two answers, in units of the largest logit, that rounding may explain (Croce & Hein 2020)."""
+
+
+PROBE, HONEST = 0.01, 4.0
+"""Step of a probe in units of the box, and the factor by which its effect may miss what the gradient says."""
 
 
 def suspicions(first: Tensor, second: Tensor) -> tuple[str, ...]:
@@ -29,6 +36,20 @@ def suspicions(first: Tensor, second: Tensor) -> tuple[str, ...]:
             "call; each verdict here rests on one draw, and robust accuracy can err in both directions"
         )
     return tuple(warnings)
+
+
+def misleading(problem: Problem) -> Tensor:
+    """Bool (N,): a small step along the gradient of the margin does not do what the gradient says: it is zero, or the
+    margin changes by less than a quarter or more than four times of what is promised.
+    """
+    low, high = problem.threat.bounds
+    small = ThreatModel("linf", PROBE * (high - low), problem.threat.bounds, problem.threat.mask)
+    at = problem.gradient(problem.images, "margin")
+    step = small.around(problem.images).steepest_step(at.grad)
+    promised = (at.grad * step).flatten(1).double().sum(1)
+    change = problem.loss_values(problem.logits(problem.images + step), "margin").double() - at.values.double()
+    kept = change / promised
+    return ~((kept > 1 / HONEST) & (kept < HONEST))  # NaN and zero too
 
 
 def look_like_probabilities(outputs: Tensor) -> bool:

@@ -51,13 +51,17 @@ def incomplete(report: Report) -> str:
 
 
 def missed(report: Report) -> str | None:
-    """What the spot check says about images that were spared the heavier attacks."""
+    """What the spot check says about images that were spared its attacks."""
     bound = report.evaluation.missed_bound
     if bound is None:
         return None
+    checks = [stage.attack for stage in report.evaluation.stages if stage.purpose.startswith("spot check")]
+    if bound == 0:
+        return "Spot check: no image was spared the heavier attacks."
+    names = " and ".join(dict.fromkeys(checks)) or "stronger attacks"
     return (
-        f"Spot check: at most {numbers.points(bound)} of robust accuracy may have been missed by sparing some images "
-        "the heavier attacks (95 % confidence)."
+        f"Spot check: among the images that were spared them, {names} would break at most {numbers.points(bound)} of "
+        "robust accuracy more (95 % confidence)."
     )
 
 
