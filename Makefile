@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help setup system demo test test-slow check bench docs clean
+.PHONY: help setup system demo test test-slow check bench bench-train docs clean
 
 help:            ## show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -35,6 +35,11 @@ check: setup     ## formatter, linter, types
 
 bench: setup     ## speed and strength beside the peers (installs them into .bench-venv)
 	bench/run.sh
+
+bench-train: setup system  ## train and audit the published nets (hours, resumable), print the tables
+	OMP_NUM_THREADS=1 $(BIN)/python bench/train.py
+	OMP_NUM_THREADS=1 $(BIN)/python bench/train_cost.py
+	$(BIN)/python bench/train.py --table
 
 docs: setup      ## build the documentation into site/
 	$(BIN)/python scripts/build_docs.py
