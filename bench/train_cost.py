@@ -150,17 +150,17 @@ def art_trainers(net: Callable[[], nn.Module], x: Tensor, y: Tensor) -> dict[str
 # --- the race ----------------------------------------------------------------
 
 
-def race(net: Callable[[], nn.Module], rounds: int) -> dict[str, Any]:
-    x, y = models.load_split("train", IMAGES + 1)
+def race(net: Callable[[], nn.Module], rounds: int, n: int, *, short: bool) -> dict[str, Any]:
+    x, y = models.load_split("train", n + 1)
     contestants: dict[str, Epoch] = {}
-    for method in METHODS:
+    for method in METHODS[:-1] if short else METHODS:
         contestants[f"ours {method}"] = ours(net, x, y, method, ema=0.0)
         if method in ("clean", "fgsm_mix", "fast", "pgd"):
-            contestants[f"bare {method}"] = bare(net, x[:IMAGES], y[:IMAGES], method)
+            contestants[f"bare {method}"] = bare(net, x[:n], y[:n], method)
     contestants["ours fast, defaults"] = ours(net, x, y, "fast")
     contestants["ours clean, defaults"] = ours(net, x, y, "clean")
     contestants["watch"] = watch(net, x, y)
-    contestants |= art_trainers(net, x[:IMAGES], y[:IMAGES])
+    contestants |= {} if short else art_trainers(net, x[:n], y[:n])
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     names = list(contestants)
     for turn in range(rounds + 1):
@@ -170,20 +170,20 @@ def race(net: Callable[[], nn.Module], rounds: int) -> dict[str, Any]:
             if turn:  # the first round warms up
                 seconds[name].append(time.process_time() - start)
         print(f"  {net.__name__}: round {turn} of {rounds}", file=sys.stderr, flush=True)
-    return {"seconds": seconds, "ratios": ratios(seconds)}
+    return {"images": n, "seconds": seconds, "ratios": ratios(seconds, n)}
 
 
-def ratios(seconds: dict[str, list[float]]) -> dict[str, float]:
+def ratios(seconds: dict[str, list[float]], n: int) -> dict[str, float]:
     """Medians of the ratios within a round: a busy moment slows both."""
 
     def over(first: str, second: str) -> float:
         return statistics.median(a / b for a, b in zip(seconds[first], seconds[second], strict=True))
 
-    found = {f"{m} / clean": over(f"ours {m}", "ours clean") for m in METHODS[1:]}
+    found = {f"{m} / clean": over(f"ours {m}", "ours clean") for m in METHODS[1:] if f"ours {m}" in seconds}
     found |= {f"bare {m} / bare clean": over(f"bare {m}", "bare clean") for m in ("fgsm_mix", "fast", "pgd")}
     found |= {f"{m} / bare": over(f"ours {m}", f"bare {m}") for m in ("clean", "fgsm_mix", "fast", "pgd")}
     found["fast / clean, defaults"] = over("ours fast, defaults", "ours clean, defaults")
-    found["watch / clean epoch of 60,000"] = over("watch", "ours clean") * IMAGES / 60_000
+    found["watch / clean epoch of 60,000"] = over("watch", "ours clean") * n / 60_000
     for theirs, mine in (("ART fast", "fast"), ("ART Madry", "pgd")):
         if theirs in seconds:
             found[f"{theirs} / {mine}"] = over(theirs, f"ours {mine}")
@@ -194,12 +194,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("nets", nargs="*", default=list(NETS), help=f"of {', '.join(NETS)}")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--images", type=int, default=IMAGES, help="of a round")
+    parser.add_argument("--short", action="store_true", help="neither TRADES nor ART")
     options = parser.parse_args()
     torch.set_num_threads(1)
     RESULT.parent.mkdir(parents=True, exist_ok=True)
     known = json.loads(RESULT.read_text()) if RESULT.is_file() else {}
     for name in options.nets:
-        known[name] = race(NETS[name], options.rounds)
+        known[name] = race(NETS[name], options.rounds, options.images, short=options.short)
         RESULT.write_text(json.dumps(known, indent=1) + "\n")
         for pair, ratio in known[name]["ratios"].items():
             limit = TARGETS.get(pair.removesuffix(" / clean"))

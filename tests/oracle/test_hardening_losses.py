@@ -14,6 +14,7 @@ from sparring.errors import InputError
 from sparring.hardening import Batch, Criterion
 from sparring.hardening.augment import AUGMENTATIONS, augmented
 from sparring.hardening.awp import perturbed_weights
+from sparring.hardening.craft import noisy
 from sparring.hardening.draws import Draws, seed_of
 from sparring.hardening.ema import Average, refresh
 from sparring.hardening.grad_align import misalignment
@@ -64,6 +65,28 @@ def test_n_fgsm_adds_noise_and_one_step_without_projection() -> None:
     given = binary("linf")
     change = NFGSM(noise=2.0).craft(given) - INSIDE - 0.1 * uphill(given).sign()
     assert 0.15 < float(change.abs().max()) <= 0.2 + 1e-6
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_noise_is_not_clipped_by_the_box(norm: str) -> None:
+    """On a black picture half of the noise would be none at all."""
+    black = torch.zeros(6, 1, 4, 4)
+    change = noisy(binary(norm, images=black), 0.2)
+    size = change.flatten(1).norm(dim=1) if norm == "l2" else change.abs().flatten(1).amax(1)
+    assert float(change.min()) < 0
+    assert 0.1 < float(size.max()) <= 0.2 + 1e-6
+    assert abs(float(change.sign().mean())) < 0.3
+
+
+def test_noise_stays_inside_the_mask() -> None:
+    given, mask = binary("linf"), torch.zeros(1, 4, 4, dtype=torch.bool)
+    mask[0, 0] = True
+    masked = Batch(**{**vars(given), "threat": ThreatModel("linf", 0.1, mask=mask)})
+    change = noisy(masked, 0.1) - INSIDE
+    assert not bool(change[:, :, 1:].any())
+    assert bool(change[:, :, 0].all())
+    points = Fast().craft(masked)
+    assert torch.equal(points[:, :, 1:], INSIDE[:, :, 1:])
 
 
 def test_the_sampled_mix_stays_within_eps() -> None:
@@ -149,9 +172,9 @@ def test_awp_goes_uphill_by_a_share_of_each_layer_and_comes_back_exactly() -> No
     model = small_four()
     before = copy.deepcopy(model.state_dict())
     loss = lambda: functional.cross_entropy(model(X), Y)  # noqa: E731
-    low = float(loss())
+    low = float(loss().detach())
     with perturbed_weights(model, loss, 0.05):
-        assert float(loss()) > low
+        assert float(loss().detach()) > low
         for name, value in model.state_dict().items():
             moved = float((value - before[name]).norm() / before[name].norm())
             assert moved == pytest.approx(0.05 if value.dim() > 1 else 0.0, rel=1e-4, abs=1e-9)
