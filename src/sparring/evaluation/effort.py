@@ -147,7 +147,7 @@ def _searched(state: State, setting: Setting, search: list[Attack], deep: list[A
 _SWEEP = (FGSM(), PGD(steps=10, loss="margin", random_start=False), PGD(steps=20))
 _CLASS_BY_CLASS = MultiTargeted(targets=4, steps=20)
 _APGD_T = APGD(steps=100, loss="dlr", targets=9)
-_AUTOATTACK = (APGD(steps=100), _APGD_T, FAB(steps=100, targets=9), Square(queries=5000))
+_AUTOATTACK = (APGD(steps=100), _APGD_T, FAB(steps=100, restarts=1, targets=9), Square(queries=5000))
 _STRONG = (APGD(steps=50, loss="margin"), MultiTargeted(steps=60, restarts=2, random_start=True), PGD(steps=100))
 _BLIND = (Square(queries=5000), HopSkipJump())
 
@@ -155,6 +155,7 @@ EFFORTS: dict[str, Effort] = {
     "quick": Effort(
         about="A few dozen gradients per image, for the inner loop of development.",
         everyone=(*_SWEEP, MultiTargeted(targets=2, steps=20)),
+        close=(MultiTargeted(targets=4, steps=30, random_start=True), APGD(steps=30, loss="margin")),
         search=(Square(queries=100),),
         deep=(Square(queries=500),),
         noise=(RandomNoise(draws=3),),
