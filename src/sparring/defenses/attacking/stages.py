@@ -63,13 +63,23 @@ def plan(stack: Stack, effort: str, scale: float) -> list[Stage | Search]:
     if stack.random:
         draws = EOT_DRAWS[effort]
         cheap = [replace(stages[0], name="one draw: " + stages[0].name, restarts=1)]
-        averaged = [
-            replace(s, name=f"EOT-{draws}: {s.name}", draws=draws, restarts=max(1, s.restarts // 2)) for s in stages
-        ]
-        stages = [*cheap, *averaged]
+        averaged = [replace(s, name=f"EOT-{draws}: {s.name}", draws=draws) for s in stages]
+        stages = [*cheap, *averaged, *_on_the_last_draws(2 * draws, steps, more, scale)]
     queries = {"quick": 100, "standard": 300, "thorough": 1000}[effort]
     search = Search("gradient-free search", queries, 50 if effort == "quick" else 200, 4 if stack.random else 1)
     return [*stages, search]
+
+
+def _on_the_last_draws(draws: int, steps: int, more: int, scale: float) -> list[Stage]:
+    """For images that evade in some draws only: a loss that is content with the draws that are wrong already, over the
+    whole ball and then around the best point.
+    """
+    hinge = o.Joint(1.0, scale)
+    name = f"EOT-{draws}: the draws that are still right"
+    return [
+        Stage(name, hinge, steps, 1, draws=draws),
+        Stage(f"{name}, nearby", hinge, steps, more, 0.25, draws=draws, start="best"),
+    ]
 
 
 def _on_the_classifier(stack: Stack, steps: int, more: int, effort: str) -> list[Stage]:
