@@ -132,7 +132,7 @@ def _fab() -> list[Row]:
                 peer="adv-lib",
                 setting="100 steps, 9 targets",
                 theirs=adv_lib("fab", n_iter=100, norm=ORDER[norm], targeted_restarts=True),
-                mine=lambda _: at.FAB(targets=9),
+                mine=lambda _: at.FAB(targets=9, restarts=1),
                 images=30,
                 repeats=1,
             )
