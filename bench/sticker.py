@@ -40,10 +40,10 @@ def held_out() -> dict[str, Tensor]:
 
 
 def measure(
-    model: torch.nn.Module, train: Tensor, unseen: Tensor, target: int, steps: int, seed: int
+    model: torch.nn.Module, train: Tensor, unseen: Tensor, target: int, steps: int, step_size: float, seed: int
 ) -> dict[str, object]:
     start = time.process_time()
-    sticker = sp.attacks.train_sticker(model, train, target, steps=steps, seed=seed)
+    sticker = sp.attacks.train_sticker(model, train, target, steps=steps, step_size=step_size, seed=seed)
     seconds = time.process_time() - start
     plain = sp.attacks.Sticker(torch.full_like(sticker.picture, 0.5), sticker.shape, sticker.area, sticker.placing)
     places = sticker.placing.draw(500, torch.Generator().manual_seed(seed + 2))
@@ -51,6 +51,7 @@ def measure(
     covered = sp.attacks.Sticker(torch.ones_like(sticker.picture), sticker.shape, sticker.area, sticker.placing)
     share = covered.apply(blank, places).amax(1).mean((1, 2))
     result: dict[str, object] = {"target": target, "class": imagenet_names()[target], "seed": seed, "steps": steps}
+    result |= {"step_size": step_size}
     result |= {"cpu_seconds": round(seconds, 1), "largest_share": round(float(share.max()), 4)}
     for name, images in (("trained_on", train), ("held_out", unseen)):
         hits, trials = sticker.tried(model, images, target=target, placements=PLACES, seed=seed + 1)
@@ -71,7 +72,8 @@ def measure(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--targets", type=int, nargs="+", default=TARGETS)
-    parser.add_argument("--steps", type=int, default=250)
+    parser.add_argument("--steps", type=int, default=750)
+    parser.add_argument("--step-size", type=float, default=0.1)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -82,7 +84,7 @@ def main() -> None:
     print(f"trained on {len(train)} photographs, held out {len(unseen)}: {', '.join(others)}")
     results = []
     for target in arguments.targets:
-        found = measure(model, train, unseen, target, arguments.steps, arguments.seed)
+        found = measure(model, train, unseen, target, arguments.steps, arguments.step_size, arguments.seed)
         results.append(found)
         mine, theirs = found["trained_on"], found["held_out"]
         assert isinstance(mine, dict)
