@@ -5,7 +5,7 @@
 
 The curve's budgets are 0 to three times the net's own in equal steps. Three more budgets are drawn between 0.2 and 1.6
 times the net's own after the curve was made; `standard` is run at each of them and at the net's own, and its accuracy
-is set against `curve.at`. CPU seconds, in one process with one thread, as a ratio to `standard` at the net's own budget.
+is set against `curve.at`. CPU seconds, in one process with one thread, as a ratio to `standard` at the net's budget.
 """
 
 from __future__ import annotations
