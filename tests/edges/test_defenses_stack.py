@@ -81,6 +81,19 @@ def test_transforms_answer_and_detectors_look_at_the_image_as_it_came() -> None:
     assert torch.equal(decision.withheld, flags)
 
 
+def test_large_pictures_are_asked_about_version_by_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sparring.defenses import stack as module
+
+    x, _ = images()
+    features = d.Mahalanobis().fit(net(), x[100:300])
+    whole = Stack(net(), [t.Median()], (*fitted(), features))
+    together = whole(x[:20])
+    monkeypatch.setattr(module, "TOGETHER", 0)
+    apart = whole(x[:20])
+    torch.testing.assert_close(apart.logits, together.logits, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(apart.scores, together.scores, rtol=1e-4, atol=1e-4)
+
+
 def test_the_policy_decides() -> None:
     x, _ = images()
     three = (*fitted(), d.Margin().fit(net(), x[100:500]))

@@ -25,6 +25,8 @@ from sparring.rng import Streams, base_seed, digests
 
 AT_ONCE = 128
 """Images, counted with all their views, that go to the model in one call."""
+TOGETHER = 2**21
+"""Numbers in one call of the model, above which one call per version of the images is as fast or faster."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,17 +131,13 @@ class Stack:
         if self.policy.purifier:
             asked.append(_through(self.policy.purifier, images, streams, gradient))
         layers = tuple(dict.fromkeys(name for fitted in self.detectors for name in fitted.detector.layers()))
-        with watched(self.model, layers) as seen:
-            logits = logits_of(self.model, torch.cat(asked) if len(asked) > 1 else asked[0])
-        answers = list(torch.split(logits, len(images)))
-        purified = answers.pop() if self.policy.purifier else None
         first = 1 if self.transforms else 0  # where the bare images stand
+        answers, features = self._asked(asked, first, layers)
+        purified = answers.pop() if self.policy.purifier else None
         if not self.detectors:
             nothing = images.new_zeros((len(images), 0))
             alarm = images.new_full((len(images),), -torch.inf)
             return Sight(answers[0], nothing, nothing, alarm, purified, None, self.policy.withholds)
-        part = slice(first * len(images), (first + 1) * len(images))
-        features = {name: pooled(seen[name][part]) for name in layers}
         evidence = Evidence(images, answers[first], tuple(answers[first + 1 :]), features)
         scores = self._scores(evidence)
         excess = self._excess(scores)
@@ -171,6 +169,25 @@ class Stack:
         """Images per call of the model; few are one batch, without asking the model what it likes."""
         asked = len(images) * self.width
         return asked if asked <= AT_ONCE else plan(self.model, images).batch_size
+
+    def _asked(
+        self, asked: list[Tensor], first: int, layers: tuple[str, ...]
+    ) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """The logits of every version, and the features of version number `first`: in one call of the model, or in one
+        per version where all of them together are too large to be worth it.
+        """
+        n = len(asked[0])
+        if len(asked) * asked[0].numel() <= TOGETHER:
+            with watched(self.model, layers) as seen:
+                logits = logits_of(self.model, torch.cat(asked) if len(asked) > 1 else asked[0])
+            features = {name: pooled(seen[name][first * n : (first + 1) * n]) for name in layers}
+            return list(torch.split(logits, n)), features
+        answers, features = [], {}
+        for i, version in enumerate(asked):
+            with watched(self.model, layers if i == first else ()) as seen:
+                answers.append(logits_of(self.model, version))
+            features |= {name: pooled(values) for name, values in seen.items()}
+        return answers, features
 
     def _scores(self, evidence: Evidence) -> Tensor:
         ends = list(itertools.accumulate((fitted.detector.asks for fitted in self.detectors), initial=0))
