@@ -248,6 +248,7 @@ def test_a_collapse_is_rolled_back_and_its_cause_changed(monkeypatch: pytest.Mon
     (change,) = hardened.card.changes
     assert "back to epoch 1, then: random start" in change
     assert "undone" in hardened.card.to_markdown()
+    assert "turned into `fast`" in hardened.card.to_markdown()
 
 
 def test_a_rolled_back_run_is_the_run_that_had_the_remedy_from_there(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ class ModelCard:
 
     data: counts, digest and where the numbers were measured. cost: seconds of one step against one of normal
     training. before, after: the audit of the model as it was given and as it is now, None where none was asked for.
-    changes: what the watch changed after a collapse.
+    changes: what the watch changed after a collapse; final_method: what it came to by that.
     """
 
     model: str
@@ -29,6 +29,7 @@ class ModelCard:
     threat: dict[str, Any]
     threat_text: str
     method: str
+    final_method: str
     paper: str
     recipe: dict[str, Any]
     seed: int

@@ -62,9 +62,10 @@ def _accuracy(card: ModelCard) -> list[str]:
 
 def _training(card: ModelCard) -> list[str]:
     data = card.data
+    turned = "" if card.final_method == card.method else f", which the watch turned into `{card.final_method}`"
     changed = {name: value for name, value in card.recipe.items() if value not in (None, 0, 0.0, (), [], False)}
     facts = [
-        f"method: `{card.method}` ({card.paper})",
+        f"method: `{card.method}` ({card.paper}){turned}",
         f"threat: {card.threat_text}",
         f"data: {data['train']} images of shape {data['shape']}, {data['validation']} kept for validation",
         f"{card.hours:.2f} hours; a step costs {card.cost:.1f} times one of normal training",

@@ -103,6 +103,7 @@ def _facts(job: Job, trainer: Trainer, model: nn.Module, has_test: bool, tested:
         "threat": job.threat.key(),
         "threat_text": f"{job.threat.norm} eps {job.threat.eps_text}{box}",
         "method": str(job.method),
+        "final_method": str(trainer.method),
         "paper": job.method.paper,
         "recipe": job.recipe.told(),
         "seed": job.seed,
@@ -141,7 +142,7 @@ def _cost(job: Job, trainer: Trainer, repeats: int = 3) -> float:
     plain = dataclasses.replace(job.recipe, awp=0.0, grad_align=0.0, hat=0.0)
     for turn in range(2 * (repeats + 1)):
         normal = turn % 2 == 0
-        method, recipe = (Clean(), plain) if normal else (job.method, job.recipe)
+        method, recipe = (Clean(), plain) if normal else (trainer.method, trainer.recipe)
         pieces = method.copies
         started = time.perf_counter()
         for x, y in zip(images.chunk(pieces), labels.chunk(pieces), strict=True):
