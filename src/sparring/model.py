@@ -195,9 +195,11 @@ def model_name(model: Model) -> str:
 def model_digest(
     model: Model, shape: Sequence[int], bounds: tuple[float, float] = (0.0, 1.0), like: Tensor | None = None
 ) -> str:
-    """Identity of a model: SHA-256 over class, architecture, weights and logits on a fixed probe, hex.
+    """Identity of a model: SHA-256 over class, architecture, weights, settings and logits on a fixed probe, hex.
 
-    The probe catches what weights do not show: the same weights with scaled logits are another model. A model
+    Settings are the public numbers, texts and tuples of them among the attributes of the model and its parts, but for
+    those that change when it is called (counters). The probe, noise and the first image of `like`, catches what weights
+    do not show: the same weights with scaled logits are another model. A model
     whose probe logits change from call to call is identified without them. like: images that the model takes; the
     probe has their dtype (else float32) and, where the model has no weights, is on their device.
     """
@@ -211,10 +213,13 @@ def model_digest(
             digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     low, high = bounds
+    settings = _settings(model)
     draws = np.random.Generator(np.random.Philox(key=0)).random((4, *shape), dtype=np.float32)
     probe = (low + (high - low) * torch.from_numpy(draws)).to(
         device_of(model, like), None if like is None else like.dtype
     )
+    if like is not None:
+        probe = torch.cat([probe, like[:1].detach().to(probe.device)])
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the order of a sum, and so its rounding, may follow the number of threads
     try:
@@ -224,7 +229,26 @@ def model_digest(
         torch.set_num_threads(threads)
     if torch.equal(first, second):
         digest.update(first.float().cpu().numpy().tobytes())
+    kept = sorted(settings.items() & _settings(model).items())
+    digest.update(repr(kept).encode())
     return digest.hexdigest()
+
+
+def _settings(model: Model) -> dict[str, str]:
+    """Name to text of the plain public attributes of a module and its parts."""
+    parts = model.named_modules() if isinstance(model, nn.Module) else ()
+    return {
+        f"{place}.{name}": repr(value)
+        for place, part in parts
+        for name, value in vars(part).items()
+        if not name.startswith("_") and name != "training" and _is_plain(value)
+    }
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, (tuple, list)):
+        return all(_is_plain(part) for part in value)
+    return value is None or isinstance(value, (bool, int, float, str))
 
 
 def _per_channel(values: float | Sequence[float], name: str) -> Tensor:

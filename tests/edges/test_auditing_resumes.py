@@ -42,7 +42,7 @@ def test_every_stage_comes_to_its_end_once(net, data):
     assert stages[:3] == ["clean", *attacks]
     assert stages[3:] == [
         "curve of fgsm",
-        "curve of pgd, 20 steps, margin then cross-entropy",
+        "curve of short attacks, then pgd and class by class",
         "check: many steps against FGSM",
         "check: the whole box as budget",
         "check: Square on what gradients left",
@@ -56,7 +56,7 @@ def test_every_stage_comes_to_its_end_once(net, data):
 
 
 @pytest.mark.parametrize(
-    "stop_in", ["curve of pgd, 20 steps, margin then cross-entropy", "check: the whole box as budget"]
+    "stop_in", ["curve of short attacks, then pgd and class by class", "check: the whole box as budget"]
 )
 def test_what_was_finished_is_not_done_again(net, data, tmp_path, stop_in):
     counted = Counted(net)

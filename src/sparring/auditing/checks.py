@@ -162,6 +162,14 @@ def from_stages(evaluation: Evaluation) -> list[Finding]:
     said = [f"{stage.attack}: {note}" for stage in evaluation.stages for note in stage.notes if "NaN" in note]
     if said:
         findings.append(FINDINGS["unusable-numbers"].found("; ".join(said)))
+    doubts = [warning for warning in evaluation.warnings if warning.startswith("gradients look masked")]
+    if doubts:
+        findings.append(FINDINGS["search-found-more"].found("; ".join(doubts)))
+    threat = evaluation.threat
+    if isinstance(threat, ThreatModel) and (
+        threat.eps == 0 or (threat.mask is not None and not bool(threat.mask.any()))
+    ):
+        findings.append(FINDINGS["nothing-may-change"].found(f"{threat.norm} eps {threat.eps_text}"))
     rejected = {stage.attack: stage.rejected for stage in evaluation.stages if stage.rejected}
     if rejected:
         evidence = "; ".join(f"{attack}: {count}" for attack, count in rejected.items())

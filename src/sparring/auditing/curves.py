@@ -60,7 +60,7 @@ def headline_point(threat: ThreatModel, standing: Estimate, *, targeted: bool) -
 def _wanted(differentiable: bool) -> list[tuple[str, Sequence[Attack] | None, bool]]:
     if not differentiable:
         return [("random_noise", (RandomNoise(draws=20),), True)]
-    return [("fgsm", (FGSM(),), False), ("pgd, 20 steps, margin then cross-entropy", None, True)]
+    return [("fgsm", (FGSM(),), False), ("short attacks, then pgd and class by class", None, True)]
 
 
 def _point(eps: float, accuracy: Estimate) -> CurvePoint:

@@ -241,6 +241,27 @@ _KINDS = (
         references=(ATHALYE, CROCE),
     ),
     Kind(
+        "search-found-more",
+        "A search without gradients broke images that gradients had not",
+        "warning",
+        "On some images a small step along the gradient does not do what the gradient says, or a random sample that "
+        "gradient attacks had left standing fell to a search that asks for logits only. Such a search is weak: there may "
+        "be more that it did not find.",
+        "Look for what hides the gradient (rounding, randomness, saturation) and attack around it: BPDA, EOT, another "
+        "loss; or choose effort thorough.",
+        references=(ATHALYE, CROCE),
+    ),
+    Kind(
+        "nothing-may-change",
+        "The attacker may change nothing",
+        "critical",
+        "With a budget of zero, or a mask that is false everywhere, every image is its own only candidate: what is "
+        "called robust accuracy here is clean accuracy.",
+        "State the budget of the attacker you expect, for example --eps 8/255.",
+        undermines=True,
+        references=(CARLINI,),
+    ),
+    Kind(
         "robustness-fell",
         "Fewer images stand than in the baseline report",
         "warning",

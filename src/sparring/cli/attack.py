@@ -123,9 +123,9 @@ def attack(
     show.assumptions(line for line in assumed if not quiet and not line.startswith("data:"))
     if image is not None:
         picture = Picture(image, sides, channels, label)
-        _one_image(settings, picture, attack or "pgd:early_stop=false", target, out, quiet)
+        _one_image(settings, picture, "pgd:early_stop=false" if attack is None else attack, target, out, quiet)
     else:
-        _data_set(settings, verify or attack or "pgd", target, out, quiet)
+        _data_set(settings, verify or ("pgd" if attack is None else attack), target, out, quiet)
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,6 @@ from sparring.errors import ConfigError, InputError, SparringError, unknown
 from sparring.loading.names import MODELS
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from sparring.attacks import Attack
     from sparring.loading import Config, Dataset, ModelInfo
     from sparring.threat import ThreatModel
@@ -131,8 +129,8 @@ def target_class(config: Config, flag: str | None, names: tuple[str, ...] | None
     return config.threat.target if wanted is None and config.threat is not None else wanted
 
 
-def targets(subject: Subject, wanted: int | str | None) -> Tensor | None:
-    """One target per image, or None for any wrong class."""
+def targets(subject: Subject, wanted: int | str | None) -> Any:
+    """One target per image (a tensor), or None for any wrong class."""
     from sparring.targets import choose_targets
 
     labels = subject.data.labels

@@ -102,6 +102,9 @@ def robustness_curve(
     checked_flag("carry", carry)
     chosen = CONFIRMING if attacks is None else chosen_attacks(attacks)
     widest = ThreatModel(norm, budgets[-1], bounds, mask)
+    chosen = [attack for attack in chosen if attacks is not None or norm in attack.threats]
+    for attack in chosen:
+        attack.check_threat(widest)
     task = checked_task(model, images, labels, targets, widest, seed, batch_size)
     n, rounds = len(task.labels), len(budgets).bit_length() + 2 if carry else len(budgets)
     done = 0

@@ -123,6 +123,7 @@ def _run(
             results = []
             _over_chunks(task, stage, number, max(expected, number), state, store, report, results)
             summaries.append(_summary(stage, results, state, complete=True))
+            stage = None  # what is interrupted from here to the next one is between two stages
     except KeyboardInterrupt:
         if stage is not None:
             summaries.append(_summary(stage, results, state, complete=False))
@@ -197,7 +198,7 @@ def _chunk(
     if not len(rows):
         return ChunkResult(number, chunk, "", (), torch.empty(0, dtype=torch.int64), None, 0, 0.0, ())
     images = task.read(part)
-    identity = task.chunk_digest(images, part)
+    identity = f"{task.chunk_digest(images, part)}|{'clean' if stage is None else stage.attack}"
     stored = store.load(number, chunk, identity)
     if stored is not None and [outcome.index for outcome in stored.outcomes] == rows.tolist():
         return stored

@@ -141,7 +141,8 @@ def _searched(state: State, setting: Setting, search: list[Attack], deep: list[A
     if found:
         state.doubt(search, found)
         for attack in deep:
-            yield Stage(attack, rows, MISLEADING)
+            if bool((rows & state.standing()).any()):
+                yield Stage(attack, rows, MISLEADING)
 
 
 _SWEEP = (FGSM(), PGD(steps=10, loss="margin", random_start=False), PGD(steps=20))

@@ -41,7 +41,7 @@ class Evaluation:
     """What the attacks did to the images. Robust accuracy is an upper bound: the images nobody broke.
 
     `missed_bound`: the share of all images that the attacks of the spot check would still break, at most, among those
-    that were spared them (95 % confidence). `warnings`: what makes these numbers doubtful.
+    that were not close to breaking and spared them (95 % confidence). `warnings`: what makes these numbers doubtful.
     """
 
     threat: Threat
@@ -102,7 +102,7 @@ class State:
         names = ", ".join(map(str, searches))
         self.doubts.append(
             f"gradients look masked: {names} broke {broken} images that gradient attacks had not; the true robust "
-            "accuracy may be far lower"
+            "accuracy may be lower still"
         )
 
     def margin_values(self) -> Tensor:

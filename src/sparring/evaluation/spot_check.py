@@ -21,7 +21,7 @@ def spot_check(
     """Runs `attacks` on `size` random images of those `left_out` (bool, (N,)); returns the share of all images that
     they could break at most among those it did not draw.
 
-    If one breaks an image, it also gets the half of the rest with the smallest margins, and a fresh sample is drawn;
+    If one breaks an image, all also get the half of the rest with the smallest margins, and a fresh sample is drawn;
     the k-th draw has the error rate 0.05 / 2ᵏ, so that all of them together err in at most 5 % of the cases. If that
     one needs no gradients, gradients have failed, and the `deep` attacks go to all that stand.
     """
@@ -29,24 +29,25 @@ def spot_check(
         left_out = left_out & state.standing()
         sample = drawn(state, left_out, size, f"spot check {draw}", setting.seed)
         population, asked = int(left_out.sum()), int(sample.sum())
-        found = []
+        found = False
         for attack in attacks:
             before = state.standing()
             if bool((sample & before).any()):
                 yield Stage(attack, sample, f"spot check {draw}")
             broken = int((sample & before & ~state.standing()).sum())
             if broken:
-                found.append(attack)
+                found = True
             if broken and attack.access != "gradients":
                 state.doubt([attack], broken)
                 for other in deep:
-                    yield Stage(other, None, "gradients mislead")
+                    if bool(state.standing().any()):
+                        yield Stage(other, None, "gradients mislead")
                 deep = ()
         if not found:
             break
         left_out = left_out & ~sample
         wider = nearest(state, left_out, -(-int(left_out.sum()) // 2))
-        for attack in found:
+        for attack in attacks:
             if bool((wider & state.standing()).any()):
                 yield Stage(attack, wider, "widened")
         left_out = left_out & ~wider

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import inspect
 import sys
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -152,6 +154,8 @@ def run_key(task: Task, recipe: Sequence[str], attacks: Sequence[Attack]) -> dic
     threat, first = task.threat, task.images[0:1]
     return {
         "sparring": __version__,
+        "source": _own_source(),
+        "dtype": str(first.dtype),
         "model": model_digest(task.model, tuple(first.shape[1:]), threat.bounds, first),
         "attacks": list(recipe),
         "code": [identity for attack in attacks for identity in _code(attack)],
@@ -162,6 +166,16 @@ def run_key(task: Task, recipe: Sequence[str], attacks: Sequence[Attack]) -> dic
         "labels": digest(task.labels).hex(),
         "targets": None if task.targets is None else digest(task.targets).hex(),
     }
+
+
+@functools.cache
+def _own_source() -> str:
+    """Identity of the code that makes records: a change of an attack or an effort makes others."""
+    root, digest = Path(__file__).parents[1], hashlib.sha256()
+    rooms = [root, *(root / room for room in ("attacks", "evaluation", "perturbations"))]
+    for file in sorted(path for room in rooms for path in room.glob("*.py")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 def _code(attack: Attack) -> list[str]:

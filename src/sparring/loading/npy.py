@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import tokenize
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,9 @@ def load_array(path: str | Path) -> Tensor:
 
 def read_npy(path: Path) -> np.ndarray[Any, Any]:
     """The array of a .npy file, never unpickled. Raises `DataError` for a broken or oversized one."""
+    with suppress(OSError), path.open("rb") as stream:
+        if stream.read(6) not in (b"\x93NUMPY", b"PK\x03\x04\x14\x00", b""):
+            raise DataError(f"{path} is not a readable .npy file: it does not begin like one; write it with numpy.save")
     try:
         mapped = np.load(path, mmap_mode="r", allow_pickle=False)
         if not isinstance(mapped, np.ndarray):

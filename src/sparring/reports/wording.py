@@ -57,11 +57,11 @@ def missed(report: Report) -> str | None:
         return None
     checks = [stage.attack for stage in report.evaluation.stages if stage.purpose.startswith("spot check")]
     if bound == 0:
-        return "Spot check: no image was spared the heavier attacks."
+        return "Spot check: every image that was not close to breaking was checked."
     names = " and ".join(dict.fromkeys(checks)) or "stronger attacks"
     return (
-        f"Spot check: among the images that were spared them, {names} would break at most {numbers.points(bound)} of "
-        "robust accuracy more (95 % confidence)."
+        f"Spot check: among the images not close to breaking that were spared them, {names} "
+        f"would break at most {numbers.points(bound)} of robust accuracy more (95 % confidence)."
     )
 
 
