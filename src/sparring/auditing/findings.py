@@ -245,8 +245,8 @@ _KINDS = (
         "A search without gradients broke images that gradients had not",
         "warning",
         "On some images a small step along the gradient does not do what the gradient says, or a random sample that "
-        "gradient attacks had left standing fell to a search that asks for logits only. Such a search is weak: there may "
-        "be more that it did not find.",
+        "gradient attacks had left standing fell to a search that asks for logits only. Such a search is weak: there "
+        "may be more that it did not find.",
         "Look for what hides the gradient (rounding, randomness, saturation) and attack around it: BPDA, EOT, another "
         "loss; or choose effort thorough.",
         references=(ATHALYE, CROCE),
