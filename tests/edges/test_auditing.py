@@ -93,6 +93,18 @@ def test_rounded_input_has_zero_gradient(net, data):
     report = audited(Around(net, before=lambda x: (x * 16).round() / 16), data)
     assert found(report, "zero-gradient")
     assert not report.believable
+    (more,) = found(report, "search-found-more")
+    assert "square:queries=100 broke" in more.evidence
+    assert "sp.audit" in str(more.replay)
+
+
+def test_an_attacker_who_may_change_nothing_proves_nothing(net, data):
+    report = audited(net, data, eps=0.0, attacks=["fgsm"], fail_under=0.5)
+    assert found(report, "nothing-may-change")
+    assert not report.believable
+    assert report.gate is not None
+    assert not report.gate.passed
+    assert not found(audited(net, data, eps=0.01, attacks=["fgsm"]), "nothing-may-change")
 
 
 def test_scaled_logits_do_not_fool_the_margin(net, data):

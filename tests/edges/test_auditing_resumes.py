@@ -42,7 +42,7 @@ def test_every_stage_comes_to_its_end_once(net, data):
     assert stages[:3] == ["clean", *attacks]
     assert stages[3:] == [
         "curve of fgsm",
-        "curve of short attacks, then pgd and class by class",
+        "curve of quick attacks",
         "check: many steps against FGSM",
         "check: the whole box as budget",
         "check: Square on what gradients left",
@@ -55,9 +55,7 @@ def test_every_stage_comes_to_its_end_once(net, data):
         assert {e.unit for e in events} == {"images" if stage in stages[:3] else "verdicts"}
 
 
-@pytest.mark.parametrize(
-    "stop_in", ["curve of short attacks, then pgd and class by class", "check: the whole box as budget"]
-)
+@pytest.mark.parametrize("stop_in", ["curve of quick attacks", "check: the whole box as budget"])
 def test_what_was_finished_is_not_done_again(net, data, tmp_path, stop_in):
     counted = Counted(net)
     whole = sp.audit(counted, *data, THREAT, effort="quick")
@@ -81,11 +79,11 @@ def test_what_was_finished_is_not_done_again(net, data, tmp_path, stop_in):
     assert counted.asked < 0.3 * everything
 
 
-def test_curves_and_checks_keep_verdicts_but_no_pictures(net, data, tmp_path):
+def test_checks_keep_verdicts_but_no_pictures(net, data, tmp_path):
     sp.audit(net, *data, THREAT, effort="quick", out=tmp_path)
     for folder in ("curves", "checks"):
         assert list((tmp_path / folder).glob("*/records.jsonl"))
-        assert not list((tmp_path / folder).rglob("*.safetensors"))
+    assert not list((tmp_path / "checks").rglob("*.safetensors"))
     assert list(tmp_path.glob("*/adversarials/*.safetensors"))
 
 
@@ -104,7 +102,7 @@ def test_a_curve_alone_resumes(net, data, tmp_path):
     first = robustness_curve(counted, *data, eps=[0.05, 0.1], out=tmp_path)
     spent, counted.asked = counted.asked, 0
     assert robustness_curve(counted, *data, eps=[0.05, 0.1], out=tmp_path) == first
-    assert counted.asked < 0.2 * spent
+    assert counted.asked < 0.35 * spent, "clean passes and drawing in are not recorded"
 
 
 def test_pairs_are_compared_on_a_sample_that_is_stated(net, data, monkeypatch):

@@ -123,7 +123,7 @@ def test_the_names_known_without_torch_are_the_names() -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_flag_that_takes_a_value_shows_one(command: str) -> None:
     for parameter in COMMANDS[command].params:
-        if not parameter.is_flag:
+        if not getattr(parameter, "is_flag", True):  # an argument has no flag
             longest = max(parameter.opts, key=len)
             assert re.search(rf"{longest} [\w./\[]", parameter.help), f"{command} {longest}: {parameter.help}"
 

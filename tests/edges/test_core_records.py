@@ -27,7 +27,7 @@ IMAGES = pictures(40, 1, 4, 4)
 NET = Linear(16)
 LABELS = NET(IMAGES).argmax(1).detach()
 LABELS[::9] = (LABELS[::9] + 1) % 3
-PROBE = 8
+PROBE = 10
 """Images that identifying the model costs."""
 
 

@@ -69,6 +69,8 @@ def test_a_curve_tells_how_far_it_is():
     told = []
     sp.robustness_curve(NET, IMAGES, LABELS, eps=[0.0, 0.01, 5.0], progress=told.append)
     assert [event.done for event in told] == sorted(event.done for event in told)
-    assert told[-1].done == told[-1].total == 2 * len(IMAGES), "three budgets, halved twice"
+    assert told[-1].done == told[-1].total == 4 * len(IMAGES), (
+        "three budgets, halved twice, and twice for what is confirmed"
+    )
     assert [event.done for event in told].count(told[-1].total) == 1
-    assert torch.tensor([event.total for event in told]).unique().tolist() == [2 * len(IMAGES)]
+    assert torch.tensor([event.total for event in told]).unique().tolist() == [4 * len(IMAGES)]

@@ -10,7 +10,7 @@ from sparring.attacks import FGSM, Attack, RandomNoise
 from sparring.auditing.report import Curve, CurvePoint, Interval
 from sparring.auditing.request import Request, sample
 from sparring.estimate import Estimate
-from sparring.evaluation import robustness_curve
+from sparring.evaluation import EFFORTS, robustness_curve
 from sparring.evaluation.task import Subset
 from sparring.threat import ThreatModel
 
@@ -21,8 +21,8 @@ STEPS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
 
 
 def measured(request: Request, threat: ThreatModel, differentiable: bool) -> Iterator[Curve]:
-    """FGSM raw (it may rise again) and PGD carried along; noise where there is no gradient. Of a targeted audit: on
-    the images not labelled as their target.
+    """FGSM raw (it may rise again) and effort quick's attacks carried along; noise where there is no gradient. Of a
+    targeted audit: on the images not labelled as their target.
     """
     eligible = request.eligible()
     if not eligible:
@@ -57,10 +57,10 @@ def headline_point(threat: ThreatModel, standing: Estimate, *, targeted: bool) -
     return Curve(attack=f"all attacks, {which}", norm=threat.norm, points=(_point(threat.eps, standing),))
 
 
-def _wanted(differentiable: bool) -> list[tuple[str, Sequence[Attack] | None, bool]]:
+def _wanted(differentiable: bool) -> list[tuple[str, Sequence[Attack], bool]]:
     if not differentiable:
         return [("random_noise", (RandomNoise(draws=20),), True)]
-    return [("fgsm", (FGSM(),), False), ("short attacks, then pgd and class by class", None, True)]
+    return [("fgsm", (FGSM(),), False), ("quick attacks", EFFORTS["quick"].everyone, True)]
 
 
 def _point(eps: float, accuracy: Estimate) -> CurvePoint:

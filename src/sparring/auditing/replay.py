@@ -274,6 +274,8 @@ _SCRIPTS: dict[str, Callable[[Request, Evaluation], list[str]]] = {
     "one-step-beats-many": _paired(FGSM),
     "unbounded-survivors": _unbounded,
     "gradient-free-wins": _gradient_free,
+    "search-found-more": _again,
+    "nothing-may-change": _again,
     "loss-replaced": _notes,
     "unusable-numbers": _notes,
     "candidates-rejected": _notes,

@@ -63,7 +63,9 @@ def harden(
     ] = None,
     freeze: Annotated[
         list[str] | None,
-        typer.Option(help="Parameters that stay as they are, by name pattern, --freeze 'features.*'; repeat it."),
+        typer.Option(
+            help="Parameters that stay as they are, by name pattern, --freeze features.weight or with *; repeat it."
+        ),
     ] = None,
     augment: Annotated[list[str] | None, typer.Option(help="crop, flip or cutout, --augment crop; repeat it.")] = None,
     patience: Annotated[
