@@ -171,6 +171,11 @@ def sample(streams: Streams, eps: float | Tensor, norm: str, lo: Tensor, hi: Ten
     return drawn.clamp(lo, hi)
 
 
+def per_image(values: Tensor, like: Tensor) -> Tensor:
+    """`values` (N,) or (N, M) shaped to multiply, or choose in, `like` (N, ...)."""
+    return values.reshape(*values.shape, *[1] * (like.dim() - values.dim()))
+
+
 def _column(value: float | Tensor, like: Tensor) -> Tensor:
     column = torch.as_tensor(value, dtype=like.dtype, device=like.device).reshape(-1, 1)
     return column.expand(like.shape[0], 1)

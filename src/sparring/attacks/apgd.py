@@ -15,6 +15,7 @@ from sparring.attacks.ascent import Best
 from sparring.attacks.base import Attack, at_least, checked_flag
 from sparring.goal import Targeted
 from sparring.losses import Loss
+from sparring.norms import per_image
 from sparring.problem import Gradient, Problem
 from sparring.threat import Region
 
@@ -144,7 +145,7 @@ class _Track:
     def note(self, at: Gradient) -> None:
         """Loss and gradient at `points`; NaN is never better."""
         higher = at.values > self.top
-        chosen = _columns(higher, self.points)
+        chosen = per_image(higher, self.points)
         self.top_points = torch.where(chosen, self.points, self.top_points)
         self.top_grad = torch.where(chosen, at.grad, self.top_grad)
         self.top = torch.where(higher, at.values, self.top)
@@ -162,7 +163,7 @@ class _Track:
             back = (self.rises <= needed) | (~self.halved & (self.top <= self.mark))
             self.size = torch.where(back, self.size / 2, self.size)
             self.halved, self.mark, self.rises = back, self.top, torch.zeros_like(self.rises)
-        chosen = _columns(back, self.points)
+        chosen = per_image(back, self.points)
         self.points = torch.where(chosen, self.top_points, self.points)
         self.grad = torch.where(chosen, self.top_grad, self.grad)
         self.value = torch.where(back, self.top, self.value)
@@ -220,7 +221,3 @@ def _strongest_wrong(problem: Problem, count: int) -> Tensor:
 
 def _share_changed(region: Region, points: Tensor) -> Tensor:
     return (points != region.originals).flatten(1).to(points.dtype).mean(1)
-
-
-def _columns(per_image: Tensor, like: Tensor) -> Tensor:
-    return per_image.view(-1, *[1] * (like.dim() - 1))

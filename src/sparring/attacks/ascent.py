@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sparring.attacks.outlook import Outlook
 from sparring.losses import Loss
+from sparring.norms import per_image
 from sparring.problem import Problem
 from sparring.threat import ThreatModel
 
@@ -62,7 +63,7 @@ def ascend(
         best.offer(rows, points, problem.goal.is_met(at.logits), at.values)
         grad = at.grad
         if momentum:
-            scale = grad.flatten(1).abs().mean(1).clamp_min(1e-30).view(-1, *[1] * (grad.dim() - 1))
+            scale = per_image(grad.flatten(1).abs().mean(1).clamp_min(1e-30), grad)
             grad = grad / scale if velocity is None else momentum * velocity + grad / scale
         if leave_early:
             keep = ~problem.solved(at.logits)

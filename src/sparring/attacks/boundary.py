@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from sparring.attacks.decisions import DecisionAttack, Judge
-from sparring.attacks.minimal import length, per_image
+from sparring.attacks.minimal import length
+from sparring.norms import per_image
 
 FIRST = 0.1
 """Length of the first steps, sideways and ahead, as a share of the distance."""

@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from sparring.attacks.minimal import Nearest, per_image
+from sparring.attacks.minimal import Nearest
+from sparring.norms import per_image
 from sparring.problem import Problem
 from sparring.threat import Region
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sparring.attacks.cw_core import Adam, Finds, movable, selected
-from sparring.attacks.minimal import per_image
+from sparring.norms import per_image
 from sparring.problem import Gradient, Problem
 
 SHARE = 0.3

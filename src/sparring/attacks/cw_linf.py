@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from sparring.attacks.cw_core import Adam, Finds, movable, selected
-from sparring.attacks.minimal import dual_length, per_image
+from sparring.attacks.minimal import dual_length
+from sparring.norms import per_image
 from sparring.problem import Gradient, Problem
 
 DRAWN_IN, WIDENED, SLOWER = 0.97, 1.5, 0.8

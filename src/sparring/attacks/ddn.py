@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from sparring.attacks.base import at_least
-from sparring.attacks.minimal import MinimalAttack, Pace, Position, dual_length, length, per_image, walk
+from sparring.attacks.minimal import MinimalAttack, Pace, Position, dual_length, length, walk
 from sparring.goal import Goal
+from sparring.norms import per_image
 from sparring.problem import Problem
 
 

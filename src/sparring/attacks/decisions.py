@@ -11,11 +11,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from sparring.attacks.base import at_least, opened
-from sparring.attacks.minimal import MinimalAttack, Nearest, length, per_image
+from sparring.attacks.minimal import MinimalAttack, Nearest, length
 from sparring.attacks.windows import Canvas
 from sparring.errors import InputError
 from sparring.goal import Goal
 from sparring.model import Model
+from sparring.norms import per_image
 from sparring.problem import Problem
 from sparring.threat import ThreatModel
 

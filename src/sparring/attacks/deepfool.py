@@ -10,7 +10,8 @@ from torch import Tensor
 
 from sparring.attacks.base import at_least
 from sparring.attacks.hyperplane import Hyperplane, nearest_boundary, rivals_of
-from sparring.attacks.minimal import MinimalAttack, Nearest, per_image
+from sparring.attacks.minimal import MinimalAttack, Nearest
+from sparring.norms import per_image
 from sparring.problem import Problem
 
 CLOSE_BY = 0.05

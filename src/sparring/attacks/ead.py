@@ -10,7 +10,8 @@ from torch import Tensor
 
 from sparring.attacks.base import at_least, checked_choice
 from sparring.attacks.cw_core import movable, selected
-from sparring.attacks.minimal import MinimalAttack, Nearest, length, per_image
+from sparring.attacks.minimal import MinimalAttack, Nearest, length
+from sparring.norms import per_image
 from sparring.problem import Gradient, Problem
 
 RULES = ("L1", "EN")

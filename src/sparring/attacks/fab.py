@@ -11,7 +11,8 @@ from torch import Tensor
 from sparring import norms
 from sparring.attacks.base import at_least
 from sparring.attacks.hyperplane import Hyperplane, nearest_boundary, rivals_of
-from sparring.attacks.minimal import MinimalAttack, Nearest, length, per_image
+from sparring.attacks.minimal import MinimalAttack, Nearest, length
+from sparring.norms import per_image
 from sparring.problem import Problem
 
 

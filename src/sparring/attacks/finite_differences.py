@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sparring.attacks.ascent import Best
 from sparring.losses import Loss
+from sparring.norms import per_image
 from sparring.problem import Problem
 from sparring.rng import Streams
 
@@ -44,7 +45,7 @@ def _estimate(
     values = problem.loss_values(problem.logits_at(asked, owners), loss, owners).to(points.dtype)
     values = values.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).view(len(rows), 2, pairs)
     slopes = (values[:, 0] - values[:, 1]) / (2 * spread * pairs)
-    return (slopes.view(*slopes.shape, *[1] * (points.dim() - 1)) * directions).sum(1)
+    return (per_image(slopes, directions) * directions).sum(1)
 
 
 def pairs_within(queries: int, samples: int) -> int:

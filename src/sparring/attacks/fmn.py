@@ -11,7 +11,8 @@ from torch import Tensor
 
 from sparring import norms
 from sparring.attacks.base import at_least
-from sparring.attacks.minimal import MinimalAttack, Pace, Position, length, per_image, walk
+from sparring.attacks.minimal import MinimalAttack, Pace, Position, length, walk
+from sparring.norms import per_image
 from sparring.problem import Problem
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sparring.attacks.base import at_least
 from sparring.attacks.decisions import DecisionAttack, Judge
-from sparring.attacks.minimal import per_image
+from sparring.norms import per_image
 
 MEMORY = 2**22
 """Numbers held at once for the directions of an estimate."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from sparring import norms
 from sparring.attacks.minimal import dual_length
 from sparring.goal import Targeted
+from sparring.norms import per_image
 from sparring.problem import Problem
 
 
@@ -76,7 +77,7 @@ def nearest_boundary(problem: Problem, points: Tensor, rivals: Tensor | None) ->
     lower, upper, norm = points - problem.region.lower, problem.region.upper - points, problem.region.norm
 
     def distance(grads: Tensor, leads: Tensor, part: slice) -> Tensor:
-        forward = (grads > 0) == _like(leads < 0, grads)
+        forward = (grads > 0) == per_image(leads < 0, grads)
         room = torch.where(forward, upper[part, None], lower[part, None])
         usable = torch.where(room > 0, grads, torch.zeros_like(grads))
         far = leads.abs() / dual_length(usable.flatten(0, 1), norm).view_as(leads)
@@ -85,7 +86,3 @@ def nearest_boundary(problem: Problem, points: Tensor, rivals: Tensor | None) ->
     found = problem.nearest_rival(points, rivals, distance)
     by_distance = rivals.gather(1, found.distances.argsort(dim=1))
     return Hyperplane(problem, points, found.grad, found.values.nan_to_num(), found.logits, by_distance)
-
-
-def _like(values: Tensor, grads: Tensor) -> Tensor:
-    return values.reshape(*values.shape, *[1] * (grads.dim() - values.dim()))

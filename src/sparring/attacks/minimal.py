@@ -181,11 +181,6 @@ def dual_length(grad: Tensor, norm: str) -> Tensor:
     return length(grad, dual).clamp_min(torch.finfo(grad.dtype).tiny)
 
 
-def per_image(values: Tensor, like: Tensor) -> Tensor:
-    """`values` (N,) shaped to multiply images (N, ...)."""
-    return values.reshape(-1, *[1] * (like.dim() - 1))
-
-
 @dataclass(frozen=True, kw_only=True)
 class MinimalAttack(Attack):
     """Searches for the adversarial nearest to the image, instead of any inside a budget.

@@ -15,6 +15,7 @@ from sparring.attacks.base import Attack, at_least, checked_choice
 from sparring.attacks.windows import Canvas
 from sparring.errors import InputError
 from sparring.losses import Loss
+from sparring.norms import per_image
 from sparring.problem import Problem
 
 BASES = ("pixel", "dct")
@@ -130,4 +131,4 @@ def _cosines(size: int, like: Tensor) -> Tensor:
 
 
 def _sign(turn: Tensor, like: Tensor) -> Tensor:
-    return (1 - 2 * (turn % 2)).to(like.dtype).view(-1, *[1] * (like.dim() - 1))
+    return per_image((1 - 2 * (turn % 2)).to(like.dtype), like)

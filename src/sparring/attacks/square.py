@@ -11,11 +11,11 @@ from torch import Tensor
 from sparring import losses
 from sparring.attacks.ascent import Best
 from sparring.attacks.base import Attack, at_least
-from sparring.attacks.minimal import per_image
 from sparring.attacks.windows import Canvas, bump
 from sparring.errors import InputError
 from sparring.goal import Targeted
 from sparring.losses import Loss
+from sparring.norms import per_image
 from sparring.problem import Problem
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)

@@ -15,6 +15,7 @@ from sparring.attacks.ascent import Best
 from sparring.attacks.base import Attack, at_least, checked_flag
 from sparring.errors import InputError
 from sparring.losses import Loss
+from sparring.norms import per_image
 from sparring.problem import Problem
 
 
@@ -165,4 +166,4 @@ def _smoothed(grad: Tensor, width: int) -> Tensor:
 
 
 def _mean_size(grad: Tensor) -> Tensor:
-    return grad.flatten(1).abs().mean(1).clamp_min(1e-30).view(-1, *[1] * (grad.dim() - 1))
+    return per_image(grad.flatten(1).abs().mean(1).clamp_min(1e-30), grad)

@@ -20,14 +20,13 @@ if TYPE_CHECKING:
     from sparring.loading import Config, ModelInfo
 
 
+@o.with_subject()
 def attack(
-    model: o.ModelFlag = None,
+    flags: o.Flags,
     image: Annotated[
         str | None,
         typer.Option("--image", "-i", help="A PNG, JPEG or WebP picture, --image photo.jpg; or built in: chelsea."),
     ] = None,
-    data: o.DataFlag = None,
-    n: o.NumberFlag = None,
     attack: Annotated[
         str | None,
         typer.Option(
@@ -47,8 +46,6 @@ def attack(
             "image in its order, --verify theirs.npy. Box and budget are measured and the model is asked."
         ),
     ] = None,
-    eps: o.EpsFlag = None,
-    norm: o.NormFlag = None,
     label: Annotated[
         str | None,
         typer.Option(help="True class of the image, number or name, --label 285; default: what the model says."),
@@ -63,17 +60,6 @@ def attack(
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder for pictures, numbers and records, --out cat.")
     ] = Path("sparring-attack"),
-    weights: o.WeightsFlag = None,
-    mean: o.MeanFlag = None,
-    std: o.StdFlag = None,
-    outputs: o.OutputsFlag = None,
-    output_index: o.IndexFlag = None,
-    device: o.DeviceFlag = None,
-    size: o.SizeFlag = None,
-    channels: o.ChannelsFlag = None,
-    seed: o.SeedFlag = None,
-    batch_size: o.BatchFlag = None,
-    config: o.ConfigFlag = None,
     quiet: o.QuietFlag = False,
 ) -> None:
     """Attack one image or a data set; save the adversarials without loss, a picture and the numbers.
@@ -92,37 +78,22 @@ def attack(
     if list_attacks:
         from sparring.cli import listing
 
-        listing.show(norm)
+        listing.show(flags.values["norm"])
         return
-    if image is not None and (data is not None or n is not None):
+    if image is not None and any(flags.values[name] is not None for name in ("data", "n")):
         raise ConfigError("give --image or --data, not both")
     if verify is not None and (image is not None or attack is not None):
         raise ConfigError("--verify is about a data set and takes the place of --attack")
     if image is None and label is not None:
         raise ConfigError("--label is for one --image; a data set brings its own labels")
-    sides = o.whole_numbers(size, "--size")
-    flags = {
-        "model": model,
-        "data": data,
-        "n": n,
-        "eps": eps,
-        "norm": norm,
-        "weights": weights,
-        "mean": o.numbers(mean, "--mean"),
-        "std": o.numbers(std, "--std"),
-        "outputs": outputs,
-        "output_index": o.index(output_index),
-        "device": device,
-        "size": None if image is not None else sides,  # --size and --channels then speak of the picture
-        "channels": None if image is not None else channels,
-        "seed": seed,
-        "batch_size": batch_size,
-    }
-    settings, assumed = subject.with_defaults(o.declared(config, **flags).config)
+    shape = flags.values["size"], flags.values["channels"]
+    if image is not None:
+        flags = flags.without("size", "channels")  # they speak of the picture
+    settings, assumed = subject.with_defaults(flags.declared().config)
     check_writable(out / "result.json")
     show.assumptions(line for line in assumed if not quiet and not line.startswith("data:"))
     if image is not None:
-        picture = Picture(image, sides, channels, label)
+        picture = Picture(image, *shape, label)
         _one_image(settings, picture, "pgd:early_stop=false" if attack is None else attack, target, out, quiet)
     else:
         _data_set(settings, verify or ("pgd" if attack is None else attack), target, out, quiet)

@@ -30,12 +30,9 @@ EffortFlag = Annotated[
 ]
 
 
+@o.with_subject()
 def audit(
-    model: o.ModelFlag = None,
-    data: o.DataFlag = None,
-    n: o.NumberFlag = None,
-    eps: o.EpsFlag = None,
-    norm: o.NormFlag = None,
+    flags: o.Flags,
     effort: EffortFlag = None,
     attack: Annotated[
         list[str] | None,
@@ -76,17 +73,6 @@ def audit(
             "Without --out the records lie beside the first one, here in gate-records."
         ),
     ] = None,
-    weights: o.WeightsFlag = None,
-    mean: o.MeanFlag = None,
-    std: o.StdFlag = None,
-    outputs: o.OutputsFlag = None,
-    output_index: o.IndexFlag = None,
-    device: o.DeviceFlag = None,
-    size: o.SizeFlag = None,
-    channels: o.ChannelsFlag = None,
-    seed: o.SeedFlag = None,
-    batch_size: o.BatchFlag = None,
-    config: o.ConfigFlag = None,
     baseline: Annotated[
         Path | None,
         typer.Option(
@@ -106,30 +92,11 @@ def audit(
 
       sparring audit   (reads ./sparring.toml)
     """
-    flags = {
-        "model": model,
-        "data": data,
-        "n": n,
-        "eps": eps,
-        "norm": norm,
-        "effort": effort,
-        "attacks": tuple(attack) if attack else None,
-        "fail_under": fail_under,
-        "reports": tuple(report) if report else None,
-        "weights": weights,
-        "mean": o.numbers(mean, "--mean"),
-        "std": o.numbers(std, "--std"),
-        "outputs": outputs,
-        "output_index": o.index(output_index),
-        "device": device,
-        "size": o.whole_numbers(size, "--size"),
-        "channels": channels,
-        "seed": seed,
-        "batch_size": batch_size,
-    }
     if effort is not None and attack:
         raise ConfigError("give --effort or --attack, not both: an effort is a list of attacks")
-    settings = o.declared(config, **flags).config
+    given = {"effort": effort, "attacks": tuple(attack) if attack else None}
+    gate = {"fail_under": fail_under, "reports": tuple(report) if report else None}
+    settings = flags.declared(**given, **gate).config
     if effort is not None:  # over the attacks of the file, too
         settings = settings.model_copy(update={"audit": settings.audit.model_copy(update={"attacks": None})})
     exit_code = run(settings, out=out, target=target, baseline=baseline, open_report=open_report, quiet=quiet)

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 FORMS = (".html", ".json")
 
 
+@o.with_subject(but=["batch_size", "config"])
 def compare(
+    flags: o.Flags,
     configs: Annotated[
         list[Path] | None,
         typer.Argument(
@@ -45,14 +47,6 @@ def compare(
     report: Annotated[
         list[Path] | None, typer.Option(help="A file to write, .html or .json, --report compare.html; repeat it.")
     ] = None,
-    model: o.ModelFlag = None,
-    data: o.DataFlag = None,
-    n: o.NumberFlag = None,
-    eps: o.EpsFlag = None,
-    norm: o.NormFlag = None,
-    weights: o.WeightsFlag = None,
-    device: o.DeviceFlag = None,
-    seed: o.SeedFlag = None,
     quiet: o.QuietFlag = False,
 ) -> None:
     """Attack several stacks the same way and say what each of them, and each layer, is worth.
@@ -65,8 +59,7 @@ def compare(
       sparring compare jpeg.toml squeezing.toml
     """
     _check_reports(report or ())
-    flags = {"model": model, "data": data, "n": n, "eps": eps, "norm": norm, "weights": weights, "device": device}
-    settings = [o.declared(path, **flags, seed=seed) for path in (configs or (None,))]
+    settings = [o.declared(path, **flags.values) for path in (configs or (None,))]
     if configs is None and settings[0].config.stack is None and not transform:
         raise ConfigError("there is nothing to compare: add [stack] to sparring.toml, name files, or give --transform")
     from sparring.defenses.comparison import compare_stacks

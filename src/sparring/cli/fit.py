@@ -21,14 +21,9 @@ UNLIKE = (
 )
 
 
+@o.with_subject(but=["batch_size"])
 def fit(
-    model: o.ModelFlag = None,
-    data: o.DataFlag = None,
-    n: o.NumberFlag = None,
-    eps: o.EpsFlag = None,
-    norm: o.NormFlag = None,
-    weights: o.WeightsFlag = None,
-    device: o.DeviceFlag = None,
+    flags: o.Flags,
     calibration: Annotated[
         str | None,
         typer.Option(help="Clean images to fit on, --calibration ./held-out; default: the training split of the data."),
@@ -38,8 +33,6 @@ def fit(
         Path | None,
         typer.Option("--out", "-o", help="Folder for the fitted stack, --out stack; default: [stack] fitted."),
     ] = None,
-    seed: o.SeedFlag = None,
-    config: o.ConfigFlag = None,
     quiet: o.QuietFlag = False,
 ) -> None:
     """Fit the detectors that sparring.toml declares, set their thresholds, and check them on the data.
@@ -49,8 +42,7 @@ def fit(
 
       sparring fit --calibration ./held-out --out stack
     """
-    flags = {"model": model, "data": data, "n": n, "eps": eps, "norm": norm, "weights": weights, "device": device}
-    settings = o.declared(config, **flags, seed=seed, calibration=calibration, fitted=out).config
+    settings = flags.declared(calibration=calibration, fitted=out).config
     stacks.layers(settings)  # before the work, not after it
     settings, assumed = subject.with_defaults(settings)
     show.assumptions(() if quiet else assumed)

@@ -27,9 +27,9 @@ SPLIT = ("digits", "mnist5k", "fashion-mnist")
 """Data sets that have a part to train on and a part to test on."""
 
 
+@o.with_subject()
 def harden(
-    model: o.ModelFlag = None,
-    data: o.DataFlag = None,
+    flags: o.Flags,
     method: Annotated[
         str,
         typer.Option(
@@ -39,9 +39,6 @@ def harden(
         ),
     ] = "fast",
     epochs: Annotated[int, typer.Option(help="Passes over the data, --epochs 30.")] = 15,
-    eps: o.EpsFlag = None,
-    norm: o.NormFlag = None,
-    n: o.NumberFlag = None,
     test: Annotated[
         str | None,
         typer.Option(
@@ -89,16 +86,6 @@ def harden(
         float | None,
         typer.Option(help="Exit 1 if the lower end of the robust accuracy's interval is below, --fail-under 0.5."),
     ] = None,
-    weights: o.WeightsFlag = None,
-    mean: o.MeanFlag = None,
-    std: o.StdFlag = None,
-    outputs: o.OutputsFlag = None,
-    output_index: o.IndexFlag = None,
-    device: o.DeviceFlag = None,
-    size: o.SizeFlag = None,
-    channels: o.ChannelsFlag = None,
-    seed: o.SeedFlag = None,
-    config: o.ConfigFlag = None,
     quiet: o.QuietFlag = False,
 ) -> None:
     """Adversarial training: weights that withstand the attack, and a model card that shows it.
@@ -112,22 +99,6 @@ def harden(
 
       sparring harden -m imagenet-lite0 -d ./reviewed --eps 4/255 --epochs 2 --batch-size 8 --freeze '*blocks.?.*'
     """
-    flags = {
-        "model": model,
-        "data": data,
-        "n": n,
-        "eps": eps,
-        "norm": norm,
-        "weights": weights,
-        "mean": o.numbers(mean, "--mean"),
-        "std": o.numbers(std, "--std"),
-        "outputs": outputs,
-        "output_index": o.index(output_index),
-        "device": device,
-        "size": o.whole_numbers(size, "--size"),
-        "channels": channels,
-        "seed": seed,
-    }
     settings = {
         "lr": lr,
         "optimizer": optimizer,
@@ -140,7 +111,7 @@ def harden(
     }
     given = {name: value for name, value in settings.items() if value is not None} | _settings(setting or [])
     method = method if inner is None else f"{method}{',' if ':' in method else ':'}inner={inner}"
-    declared = o.declared(config, **flags).config
+    declared = flags.declared().config
     if effort != "none" and effort not in o.EFFORTS:
         raise ConfigError(unknown("effort", effort, [*o.EFFORTS, "none"]))
     effort_or_none = None if effort == "none" else effort

@@ -15,20 +15,9 @@ if TYPE_CHECKING:
     from sparring.loading import Config
 
 
+@o.with_subject(but=["config"])
 def init(
-    model: o.ModelFlag = "digits-cnn",
-    data: o.DataFlag = None,
-    weights: o.WeightsFlag = None,
-    mean: o.MeanFlag = None,
-    std: o.StdFlag = None,
-    outputs: o.OutputsFlag = None,
-    output_index: o.IndexFlag = None,
-    device: o.DeviceFlag = None,
-    size: o.SizeFlag = None,
-    channels: o.ChannelsFlag = None,
-    n: o.NumberFlag = None,
-    eps: o.EpsFlag = None,
-    norm: o.NormFlag = None,
+    flags: o.Flags,
     path: Annotated[
         Path, typer.Option("--out", "-o", help="File to write, --out ci/sparring.toml.")
     ] = o.DEFAULT_CONFIG,
@@ -47,22 +36,8 @@ def init(
     check_writable(path)
     if path.exists() and not force:
         raise ConfigError(f"{path} is already there: edit it, choose another --out, or overwrite it with --force")
-    flags = {
-        "model": model,
-        "data": data,
-        "weights": weights,
-        "mean": o.numbers(mean, "--mean"),
-        "std": o.numbers(std, "--std"),
-        "outputs": outputs,
-        "output_index": o.index(output_index),
-        "device": device,
-        "size": o.whole_numbers(size, "--size"),
-        "channels": channels,
-        "n": n,
-        "eps": eps,
-        "norm": norm,
-    }
-    config = merge(Config(), **o.completed(Config(), flags))
+    said = flags.values | {"model": flags.values["model"] or "digits-cnn"}
+    config = merge(Config(), **o.completed(Config(), said))
     config, assumed = subject.with_defaults(config)
     _write(config, assumed, path)
 

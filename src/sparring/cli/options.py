@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
@@ -106,6 +108,77 @@ BatchFlag = Annotated[
     int | None, typer.Option(help="Images per call of the model, --batch-size 64; default: chosen from the model.")
 ]
 QuietFlag = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no tables.")]
+
+
+_FIRST = {"model": ModelFlag, "data": DataFlag, "n": NumberFlag, "eps": EpsFlag, "norm": NormFlag}
+_LAST = {
+    "weights": WeightsFlag,
+    "mean": MeanFlag,
+    "std": StdFlag,
+    "outputs": OutputsFlag,
+    "output_index": IndexFlag,
+    "device": DeviceFlag,
+    "size": SizeFlag,
+    "channels": ChannelsFlag,
+    "seed": SeedFlag,
+    "batch_size": BatchFlag,
+    "config": ConfigFlag,
+}
+
+
+@dataclass(frozen=True)
+class Flags:
+    """What the flags that speak of model, data and threat said (None: nothing), and the declaration they go over."""
+
+    values: dict[str, Any]
+    config: Path | None
+
+    def declared(self, **more: Any) -> Declared:
+        """The declaration under these flags and `more`."""
+        return declared(self.config, **self.values, **more)
+
+    def without(self, *names: str) -> Flags:
+        """The same with those flags unsaid."""
+        return Flags({name: value for name, value in self.values.items() if name not in names}, self.config)
+
+
+def with_subject(*, but: Sequence[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Gives a command the flags that say model, data and threat, which it gets as `flags`, `but` those; one of its own
+    by the same name takes the place of a shared one.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        parameters = inspect.signature(command).parameters
+        own = {name: hint for name, hint in get_type_hints(command, include_extras=True).items() if name in parameters}
+        own.pop("flags")
+        first, last = ({k: v for k, v in part.items() if k not in own and k not in but} for part in (_FIRST, _LAST))
+        everything = first | own | last
+
+        @wraps(command)
+        def run(**given: Any) -> None:
+            said = {name: given.pop(name) for name in first | last}
+            config = said.pop("config", None)
+            command(flags=Flags(_read(said), config), **given)
+
+        defaults = {name: parameters[name].default if name in own else None for name in everything}
+        shown = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=defaults[name], annotation=hint)
+            for name, hint in everything.items()
+        ]
+        run.__annotations__, run.__dict__["__signature__"] = everything, inspect.Signature(shown)
+        return run
+
+    return decorate
+
+
+def _read(said: dict[str, Any]) -> dict[str, Any]:
+    read: dict[str, Callable[[Any], Any]] = {
+        "mean": lambda text: numbers(text, "--mean"),
+        "std": lambda text: numbers(text, "--std"),
+        "output_index": index,
+        "size": lambda text: whole_numbers(text, "--size"),
+    }
+    return {name: read[name](value) if name in read else value for name, value in said.items()}
 
 
 @dataclass(frozen=True)

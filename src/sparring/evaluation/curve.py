@@ -24,6 +24,7 @@ from sparring.evaluation.effort import chosen_attacks
 from sparring.evaluation.evaluation import Evaluation, survived
 from sparring.evaluation.task import Images, Subset, Task, checked_task
 from sparring.model import Model, frozen_eval
+from sparring.norms import per_image
 from sparring.problem import Problem
 from sparring.rng import Streams, digests
 from sparring.threat import ThreatModel
@@ -231,7 +232,7 @@ def drawn_in(
         for _ in range(HALVINGS):
             radius = (low + nearest) / 2
             points, met = _climbed(problem, best, radius.floor() if threat.norm == "l0" else radius, steps)
-            best = torch.where(_like(met, best), points, best)
+            best = torch.where(per_image(met, best), points, best)
             nearest = threat.distance(images, best)
             low = torch.where(met, low, radius)
     return best.cpu(), nearest.tolist()
@@ -252,21 +253,17 @@ def _climbed(problem: Problem, start: Tensor, radius: Tensor, steps: int) -> tup
     for step in range(steps + 1):
         at = problem.gradient(points, "margin") if step < steps else None
         solved = problem.solved(problem.logits(points) if at is None else at.logits)
-        best, met = torch.where(_like(solved & ~met, points), points, best), met | solved
+        best, met = torch.where(per_image(solved & ~met, points), points, best), met | solved
         if at is None or bool(met.all()):
             break
         grad = movable(at.grad, points, region)
         length = size * (1 - step / steps) / 2
         if norm == "linf":
-            points = inside(points + grad.sign() * _like(length, points))
+            points = inside(points + grad.sign() * per_image(length, points))
         else:
             room = torch.where(grad > 0, region.upper - points, points - region.lower).flatten(1)
             points = inside(points + norms.spread_step(grad.flatten(1), length, norm, room, 0.05).view_as(points))
     return best, met
-
-
-def _like(values: Tensor, images: Tensor) -> Tensor:
-    return values.view(-1, *[1] * (images.dim() - 1))
 
 
 def _budgets(eps: Sequence[float | str]) -> list[float]:

@@ -24,6 +24,7 @@ from sparring.evaluation.task import Images, Task, checked_task, run_key
 from sparring.goal import Goal, Untargeted
 from sparring.losses import class_margin
 from sparring.model import Model, frozen_eval
+from sparring.norms import per_image
 from sparring.problem import Problem, added_up, check_classes
 from sparring.rng import Streams, digests
 from sparring.threat import Threat, ThreatModel
@@ -238,7 +239,7 @@ def _attack_pass(task: Task, attack: Attack, images: Tensor, part: slice, rows: 
         problem = Problem.build(task.model, originals, task.goal(rows), task.threat, given.streams, task.plan)
         problem = replace(problem, ledger=given.ledger)
         fits = task.threat.contains(originals, candidates)
-        candidates = torch.where(fits.view(-1, *[1] * (images.dim() - 1)), candidates, originals)
+        candidates = torch.where(per_image(fits, images), candidates, originals)
         logits = problem.logits(candidates)
     unanswered = int(logits.isnan().any(1).sum())
     if unanswered:

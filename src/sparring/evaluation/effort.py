@@ -24,7 +24,7 @@ from sparring.attacks import (
 from sparring.black_box import ACCESS
 from sparring.errors import InputError, UnsupportedError, unknown
 from sparring.evaluation.evaluation import State
-from sparring.evaluation.spot_check import spot_check
+from sparring.evaluation.spot_check import MISLEADING, spot_check
 from sparring.evaluation.stages import Plan, Setting, Stage, in_turn, nearest
 
 SAMPLE = 60
@@ -37,7 +37,6 @@ STRETCH = 2.0
 
 MANY = 0.1
 """If more than this share of the images have a misleading gradient, none is relied on."""
-MISLEADING = "gradients mislead"
 
 
 @dataclass(frozen=True, kw_only=True)

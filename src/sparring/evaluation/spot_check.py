@@ -13,6 +13,8 @@ from sparring.evaluation.evaluation import State
 from sparring.evaluation.stages import Setting, Stage, drawn, nearest
 
 ALPHA = 0.05
+MISLEADING = "gradients mislead"
+"""Why images get a search without gradients."""
 
 
 def spot_check(
@@ -35,13 +37,12 @@ def spot_check(
             if bool((sample & before).any()):
                 yield Stage(attack, sample, f"spot check {draw}")
             broken = int((sample & before & ~state.standing()).sum())
-            if broken:
-                found = True
+            found |= broken > 0
             if broken and attack.access != "gradients":
                 state.doubt([attack], broken)
                 for other in deep:
                     if bool(state.standing().any()):
-                        yield Stage(other, None, "gradients mislead")
+                        yield Stage(other, None, MISLEADING)
                 deep = ()
         if not found:
             break

@@ -18,6 +18,7 @@ from sparring.evaluation.driver import Progress, evaluate
 from sparring.evaluation.evaluation import Evaluation
 from sparring.evaluation.task import Images
 from sparring.model import Model
+from sparring.norms import per_image
 from sparring.problem import Problem
 from sparring.rng import digest, digests
 from sparring.threat import Threat
@@ -95,7 +96,7 @@ class Given(Attack):
         for turn in range(most):
             points = self._made(places, turn, problem)
             fits = problem.threat.contains(problem.images, points)
-            logits = problem.logits(torch.where(_like(fits, points), points, problem.images))
+            logits = problem.logits(torch.where(per_image(fits, points), points, problem.images))
             values = problem.loss_values(logits, "margin").masked_fill(~fits, -torch.inf)
             best.offer(rows, points, fits & problem.goal.is_met(logits), values)
         return best.points
@@ -153,7 +154,3 @@ def _checked(made: Tensor, index: int, image: Tensor, bounds: tuple[float, float
             "the unit of the images (0-255 divided by 255, normalisation undone)"
         )
     return made.detach().to(image)
-
-
-def _like(mask: Tensor, images: Tensor) -> Tensor:
-    return mask.view(-1, *[1] * (images.dim() - 1))

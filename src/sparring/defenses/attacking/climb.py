@@ -8,6 +8,7 @@ from torch import Tensor
 from sparring.attacks.ascent import SCHEDULES
 from sparring.defenses.attacking.scene import Aims, Judged, Scene
 from sparring.defenses.attacking.stages import Stage
+from sparring.norms import per_image
 
 SLACK = 1e-4
 """How far beyond its boundary a point must be, so that another batch's rounding finds the same."""
@@ -77,7 +78,7 @@ def combined(how: str, grads: list[Tensor], judged: Judged) -> Tensor:
     first, second = grads
     if how == "sum":
         return first + second
-    wrong = (judged.lead < 0).view(-1, *[1] * (first.dim() - 1))
+    wrong = per_image(judged.lead < 0, first)
     if how == "orthogonal":
         first, second = _without(first, second), _without(second, first)
     return torch.where(wrong, second, first)

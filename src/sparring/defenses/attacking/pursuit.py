@@ -14,6 +14,7 @@ from sparring.defenses.attacking.scene import Aims, Bill, Judged, Scene
 from sparring.defenses.attacking.search import searched
 from sparring.defenses.attacking.stages import Search, Stage
 from sparring.errors import UnsupportedError
+from sparring.norms import per_image
 
 SELECTING = 24
 """Draws by which a random stack's candidates are compared; what is reported comes from others."""
@@ -60,7 +61,7 @@ class Found:
     def offer(self, scene: Scene, rows: Tensor, points: Tensor, name: str) -> int:
         """Judge `points` of these images afresh, and take over those allowed and worse; how many."""
         allowed = scene.threat.contains(scene.images, points)
-        points = torch.where(allowed.view(-1, *[1] * (points.dim() - 1)), points, scene.images)
+        points = torch.where(per_image(allowed, points), points, scene.images)
         judged = self._judged(scene, points)
         had, before = self.rate[rows], self.gap[rows]
         worse = (judged.rate > had) | ((judged.rate == had) & (judged.gap < before))

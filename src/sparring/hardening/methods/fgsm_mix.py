@@ -11,6 +11,7 @@ from torch import Tensor
 from sparring.hardening.craft import against_labels, input_gradient
 from sparring.hardening.method import Batch, Method
 from sparring.model import frozen_eval
+from sparring.norms import per_image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +36,7 @@ class FGSMMix(Method):
         step = batch.threat.around(batch.images).steepest_step(grad)
         if self.sampled:
             share = (batch.draws.normal((1,), batch.images) / 2).abs().clamp_max(1)
-            step = step * share.view(-1, *[1] * (step.dim() - 1))
+            step = step * per_image(share, step)
         return batch.images + step
 
     def loss(self, batch: Batch, points: Tensor) -> Tensor:
