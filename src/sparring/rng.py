@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -42,7 +43,7 @@ class Streams:
         self._seed = seed
         self._purpose = purpose
         self._digests = list(image_digests)
-        self._generators: list[np.random.Generator] | None = None
+        self._streams: list[_Stream] | None = None
 
     def __len__(self) -> int:
         return len(self._digests)
@@ -52,18 +53,21 @@ class Streams:
         """The first 16 hexadecimal digits of every image's digest."""
         return [key.hex()[:16] for key in self._digests]
 
-    def _open(self) -> list[np.random.Generator]:
-        if self._generators is None:
+    def _each(self) -> list[_Stream]:
+        if self._streams is None:
             prefix = f"{self._seed}|{self._purpose}|".encode()
-            self._generators = [_generator(prefix + key) for key in self._digests]
-        return self._generators
+            self._streams = [_Stream(prefix + key) for key in self._digests]
+        return self._streams
+
+    def _open(self) -> list[np.random.Generator]:
+        return [stream.generator for stream in self._each()]
 
     def select(self, mask: Tensor) -> Streams:
         """Streams of the images where `mask` (N,) is true; they go on where they are, shared with this one."""
         kept = mask.nonzero().flatten().tolist()
         chosen = Streams(self._seed, self._purpose, [self._digests[i] for i in kept])
-        generators = self._open()
-        chosen._generators = [generators[i] for i in kept]
+        streams = self._each()
+        chosen._streams = [streams[i] for i in kept]
         return chosen
 
     def uniform(self, shape: Sequence[int], like: Tensor) -> Tensor:
@@ -92,6 +96,13 @@ class Streams:
         return stacked.to(like.device) if stacked.dtype == torch.int64 else stacked.to(like.device, like.dtype)
 
 
-def _generator(key: bytes) -> np.random.Generator:
-    words = np.frombuffer(hashlib.blake2b(key, digest_size=16).digest(), dtype=np.uint64)
-    return np.random.Generator(np.random.Philox(key=words))
+class _Stream:
+    """One image's generator, made when it is first drawn from."""
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+
+    @cached_property
+    def generator(self) -> np.random.Generator:
+        words = np.frombuffer(hashlib.blake2b(self._key, digest_size=16).digest(), dtype=np.uint64)
+        return np.random.Generator(np.random.Philox(key=words))

@@ -111,22 +111,26 @@ class State:
 
     def apply(self, result: ChunkResult) -> None:
         """Take over one chunk of one stage; stage 0 is the clean pass."""
-        for o in result.outcomes:
-            self.forwards[o.index] += o.forwards
-            self.backwards[o.index] += o.backwards
+        outcomes = result.outcomes
+        for o in outcomes:
             known = self.margins[o.index]
             if o.margin is not None and (known is None or o.margin < known or o.met):
                 self.margins[o.index] = o.margin
             if result.stage == 0:
-                self.seen[o.index] = True
                 self.digests[o.index] = o.digest
-                self.predictions[o.index] = o.prediction
-                continue
-            self.attacked[o.index] = True
-            if o.met:
-                self.broken_stage[o.index] = result.stage
-                self.adversarial_predictions[o.index] = o.prediction
-                self.distances[o.index] = o.distance
+        rows = torch.tensor([o.index for o in outcomes], dtype=torch.int64)
+        self.forwards[rows] += torch.tensor([o.forwards for o in outcomes], dtype=torch.int64)
+        self.backwards[rows] += torch.tensor([o.backwards for o in outcomes], dtype=torch.int64)
+        if result.stage == 0:
+            self.seen[rows] = True
+            self.predictions[rows] = torch.tensor([o.prediction for o in outcomes], dtype=torch.int64)
+            return
+        self.attacked[rows] = True
+        met = [o for o in outcomes if o.met]
+        rows = torch.tensor([o.index for o in met], dtype=torch.int64)
+        self.broken_stage[rows] = result.stage
+        self.adversarial_predictions[rows] = torch.tensor([o.prediction for o in met], dtype=torch.int64)
+        self.distances[rows] = torch.tensor([o.distance for o in met], dtype=torch.float64)
 
     def standing(self) -> Tensor:
         """Bool (N,): right at the start, unbroken, and (targeted) not labelled as the target."""
@@ -139,20 +143,22 @@ class State:
 
     def records(self, attacks: list[str]) -> tuple[Record, ...]:
         """One record per image seen."""
-        return tuple(self._record(i, attacks) for i in self.seen.nonzero().flatten().tolist())
-
-    def _record(self, i: int, attacks: list[str]) -> Record:
-        stage = int(self.broken_stage[i])
-        return Record(
-            index=i,
-            digest=self.digests[i],
-            label=int(self.labels[i]),
-            prediction=int(self.predictions[i]),
-            margin=self.margins[i],
-            broken_by=attacks[stage - 1] if stage else None,
-            adversarial_prediction=int(self.adversarial_predictions[i]) if stage else None,
-            distance=float(self.distances[i]) if stage else None,
-            forwards=int(self.forwards[i]),
-            backwards=int(self.backwards[i]),
-            attacked=bool(self.attacked[i]),
+        labels, predictions, stages = (x.tolist() for x in (self.labels, self.predictions, self.broken_stage))
+        wrong, distances = self.adversarial_predictions.tolist(), self.distances.tolist()
+        forwards, backwards, attacked = (x.tolist() for x in (self.forwards, self.backwards, self.attacked))
+        return tuple(
+            Record(
+                index=i,
+                digest=self.digests[i],
+                label=labels[i],
+                prediction=predictions[i],
+                margin=self.margins[i],
+                broken_by=attacks[stages[i] - 1] if stages[i] else None,
+                adversarial_prediction=wrong[i] if stages[i] else None,
+                distance=distances[i] if stages[i] else None,
+                forwards=forwards[i],
+                backwards=backwards[i],
+                attacked=attacked[i],
+            )
+            for i in self.seen.nonzero().flatten().tolist()
         )
