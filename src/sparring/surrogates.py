@@ -98,8 +98,13 @@ class _Pair(nn.Module):
                 f"the surrogate of {self.name!r} returned shape {tuple(soft.shape)}, "
                 f"the submodule {tuple(exact.shape)}: they must agree"
             )
-        joined: Tensor = _Join.apply(exact, soft)  # type: ignore[no-untyped-call]
-        return joined
+        return joined(exact, soft)
+
+
+def joined(exact: Tensor, soft: Tensor) -> Tensor:
+    """The value of `exact` with the gradient of `soft`, same shape."""
+    result: Tensor = _Join.apply(exact, soft)  # type: ignore[no-untyped-call]
+    return result
 
 
 class _Join(torch.autograd.Function):

@@ -12,12 +12,13 @@ ROOMS = {
     "perturbations": {"perturbations"},
     "attacks": {"attacks", "perturbations"},
     "evaluation": {"evaluation", "attacks", "perturbations"},
-    "auditing": {"auditing", "evaluation", "attacks", "perturbations"},
+    "diagnosis": {"diagnosis", "evaluation", "attacks", "perturbations"},
+    "auditing": {"auditing", "diagnosis", "evaluation", "attacks", "perturbations"},
     "defenses": {"defenses", "evaluation", "attacks", "perturbations"},
     "hardening": {"hardening", "evaluation", "attacks", "perturbations"},
     "reports": {"reports"},
     "loading": {"loading"},
-    "cli": {"cli", "attacks", "evaluation", "auditing", "defenses", "hardening", "reports", "loading"},
+    "cli": {"cli", "attacks", "evaluation", "auditing", "defenses", "diagnosis", "hardening", "reports", "loading"},
 }
 """Room to the rooms it may import from; everyone may import the flat files."""
 ALSO = {"reports": {"sparring.auditing.report", "sparring.defenses.comparison"}}

@@ -1,6 +1,7 @@
 """The audit: every finding has a model that raises it, and an honest model that raises none of the grave ones."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -58,12 +59,14 @@ def test_train_mode_is_noticed_and_put_back(data):
     assert net.training
 
 
-def test_random_outputs(net, data):
+def test_random_outputs_are_attacked_in_expectation_and_judged_by_fresh_draws(net, data):
     report = audited(Around(net, before=lambda x: x + 0.05 * torch.randn_like(x)), data)
-    assert found(report, "random-outputs")
-    assert not report.believable
-    assert "at most" not in report.headline
-    assert "in this draw of its random answers" in report.headline
+    (finding,) = found(report, "random-outputs")
+    assert finding.resolved
+    assert "50 fresh draws" in finding.evidence
+    assert "averaged over fresh draws" in report.headline
+    plain = audited(net, data)
+    assert abs(report.evaluation.robust_accuracy.value - plain.evaluation.robust_accuracy.value) < 0.06
 
 
 def test_batch_dependence(net, data):
@@ -72,7 +75,7 @@ def test_batch_dependence(net, data):
 
 
 def test_no_gradient_falls_back_to_attacks_that_need_none(net, data):
-    report = audited(Around(net, before=lambda x: x.detach()), (data[0][:40], data[1][:40]))
+    report = audited(lambda x: net(x.detach()), (data[0][:40], data[1][:40]))
     assert found(report, "no-gradient")
     used = [sp.attacks.parse(stage.attack) for stage in report.evaluation.stages]
     assert used
@@ -91,11 +94,10 @@ def test_a_declared_black_box_is_no_mistake(net, data, access):
 
 def test_rounded_input_has_zero_gradient(net, data):
     report = audited(Around(net, before=lambda x: (x * 16).round() / 16), data)
-    assert found(report, "zero-gradient")
-    assert not report.believable
-    (more,) = found(report, "search-found-more")
-    assert "square:queries=100 broke" in more.evidence
-    assert "sp.audit" in str(more.replay)
+    assert found(report, "zero-gradient")[0].resolved
+    (finding,) = found(report, "blocked-gradient")
+    assert "before net" in finding.evidence
+    assert report.evaluation.robust_accuracy.value < 0.35
 
 
 def test_an_attacker_who_may_change_nothing_proves_nothing(net, data):
@@ -123,7 +125,7 @@ def test_scaled_logits_with_cross_entropy_alone_is_not_believed(net, data):
 
 def test_misleading_gradient_is_caught_by_noise_and_by_the_unbounded_attack(net, data):
     report = audited(
-        Around(net, before=Misled.apply),
+        lambda x: net(Misled.apply(x)),  # a function shows no parts to go around
         data,
         eps=0.3,
         attacks=["pgd:steps=10,step_size=0.02,random_start=false", "random_noise:draws=50"],
@@ -141,9 +143,17 @@ def test_gradient_at_the_data_only_is_caught_by_one_step(net, data):
 
 def test_gradient_that_lies_is_caught_before_the_first_attack(net, data):
     for lie in (Misled.apply, lambda x: x + 0.004 * torch.sin(2 * torch.pi * 200 * x)):
-        report = audited(Around(net, before=lie), data, targets=torch.full_like(data[1], 3))
-        assert found(report, "gradient-misleads")
+        report = audited(lambda x, lie=lie: net(lie(x)), data, targets=torch.full_like(data[1], 3))
+        assert not found(report, "gradient-misleads")[0].resolved
         assert not report.believable
+
+
+def test_gradient_that_lies_is_gone_around_where_the_model_has_parts(net, data):
+    report = audited(Around(net, before=Misled.apply), data)
+    assert found(report, "gradient-misleads")[0].resolved
+    assert found(report, "blocked-gradient")[0].resolved
+    assert report.believable
+    assert report.evaluation.robust_accuracy.value < 0.2
 
 
 def test_weak_attacks_are_contradicted_by_the_curve(net, data):
@@ -164,7 +174,7 @@ def test_square_breaks_what_a_blind_attack_left_of_a_sample(net, data):
 
 
 def test_square_gets_all_that_is_left_where_the_gradient_looks_masked(net, data):
-    report = audited(Around(net, before=Misled.apply), data, attacks=["pgd:steps=5,step_size=0.02,random_start=false"])
+    report = audited(lambda x: net(Misled.apply(x)), data, attacks=["pgd:steps=5,step_size=0.02,random_start=false"])
     standing = sum(r.broken_by is None and r.prediction == r.label for r in report.evaluation.records)
     assert f"of {standing} tried" in found(report, "gradient-free-wins")[0].evidence
 
@@ -269,6 +279,26 @@ def test_interrupted_in_the_curves_keeps_the_evaluation(net, data):
     assert not finding.undermines
     assert report.believable
     assert report.gate.passed
+
+
+@pytest.mark.parametrize("place", ["first_broken", "compose"])
+def test_interrupted_at_the_end_keeps_everything_measured(net, data, monkeypatch, place):
+    module = sys.modules["sparring.auditing.audit"]
+    whole, calls = getattr(module, place), []
+
+    def stop_once(*args):
+        calls.append(place)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        return whole(*args)
+
+    monkeypatch.setattr(module, place, stop_once)
+    with pytest.raises(AuditInterrupted) as stop:
+        audited(net, data)
+    report = stop.value.report
+    assert report.evaluation.complete
+    assert report.believable
+    assert report.complete is (place == "compose")
 
 
 @pytest.mark.parametrize(("mark", "passed"), [(0.0, True), (0.99, False)])

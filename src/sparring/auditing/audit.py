@@ -10,16 +10,17 @@ import torch
 from torch import Tensor
 
 from sparring.attacks import Attack
-from sparring.auditing import checks, curves
+from sparring.auditing import checks, curves, remedies
 from sparring.auditing.compose import Draft, compose
 from sparring.auditing.findings import FINDINGS
 from sparring.auditing.pictures import first_broken
 from sparring.auditing.preflight import Preflight, preflight
 from sparring.auditing.report import Finding, Report
 from sparring.auditing.request import Request, sample
-from sparring.black_box import BlackBox
+from sparring.black_box import BlackBox, access_of
+from sparring.diagnosis.randomised import Drawn
 from sparring.errors import InputError
-from sparring.evaluation import EvaluationInterrupted, Progress
+from sparring.evaluation import EFFORTS, EvaluationInterrupted, Progress
 from sparring.evaluation.effort import chosen_plan
 from sparring.evaluation.task import Images, Subset, checked_task
 from sparring.model import Model, model_name
@@ -78,6 +79,8 @@ def audit(
         looked_at = Subset(images, chosen)[0 : len(chosen)].to(task.device)
         known = task.labels[torch.tensor(chosen)].to(looked_at.device)
         ready = preflight(model, looked_at, known, threat.bounds, min(64, task.plan.batch_size))
+        if access_of(model) == "gradients":
+            ready = remedies.mended(ready, looked_at, known, threat)
         request = Request(
             model=ready.model if ready.differentiable or attacks is not None else BlackBox(ready.model),
             images=images,
@@ -100,7 +103,11 @@ def audit(
             progress=progress,
         )
         draft = _investigate(request, ready)
-        report = compose(request, draft, started, ready.classes)
+        try:
+            report = compose(request, draft, started, ready.classes)
+        except KeyboardInterrupt:  # all is known: write it down, and leave then
+            report = compose(request, draft, started, ready.classes)
+            raise AuditInterrupted(report) from None
     if not draft.complete:
         raise AuditInterrupted(report)
     return report
@@ -113,23 +120,35 @@ def _check_gate(fail_under: object) -> None:
 
 
 def _investigate(request: Request, ready: Preflight) -> Draft:
+    random = _random(request, ready)
     try:
-        evaluation = request.evaluated()
+        evaluation = request.evaluated(EFFORTS["quick"].everyone[:2] if random and not request.named else None)
     except EvaluationInterrupted as stop:
         evaluation = stop.evaluation
     draft = Draft(evaluation, list(ready.findings))
-    if evaluation.complete:
-        try:
+    try:
+        if evaluation.complete and random:
+            evaluation, draft.drawn = remedies.judged_by_draws(request, evaluation)
+        elif evaluation.complete:
             _look_closer(request, ready, draft)
-            draft.complete = True
-        except KeyboardInterrupt:
-            pass  # what is missing is told as a finding
-    draft.pictures = first_broken(request.model, request.images, evaluation, request.class_names)
+            evaluation = remedies.escalated(request, evaluation, draft.findings)
+        draft.evaluation = evaluation
+        draft.pictures = first_broken(request.model, request.images, evaluation, request.class_names)
+        draft.complete = evaluation.complete
+    except KeyboardInterrupt:
+        pass  # what is missing is told as a finding
+    draft.findings = remedies.reopened(draft.findings)
     draft.findings += checks.evasion(evaluation) + checks.from_stages(evaluation)
     if not draft.complete:
         draft.findings.append(_interrupted(request, draft))
-    draft.findings = [_settled(finding, request.used(evaluation)) for finding in draft.findings]
+    draft.findings = [_settled(finding, request.used(evaluation), draft.drawn) for finding in draft.findings]
     return draft
+
+
+def _random(request: Request, ready: Preflight) -> bool:
+    """Is this a model to be attacked in expectation: random, differentiable, in an l_p ball, with no class to reach?"""
+    said = any(finding.code == "random-outputs" for finding in ready.findings)
+    return said and ready.differentiable and isinstance(request.threat, ThreatModel) and request.targets is None
 
 
 def _look_closer(request: Request, ready: Preflight, draft: Draft) -> None:
@@ -154,14 +173,19 @@ def _interrupted(request: Request, draft: Draft) -> Finding:
     """While attacks are missing the number can't be believed; once only curves and checks are, it stands."""
     done = sum(stage.complete for stage in draft.evaluation.stages)
     complete = draft.evaluation.complete
-    missing = "the curves and checks after them did not" if complete else "the rest did not"
+    missing = "the curves, checks and pictures after them did not all" if complete else "the rest did not"
     planned = f"{done} of {len(request.attacks)} attacks" if request.named else f"{done} attacks"
     evidence = f"{planned} finished on all their images, {missing}"
     return FINDINGS["interrupted"].found(evidence, harmless=complete)
 
 
-def _settled(finding: Finding, used: list[Attack]) -> Finding:
-    """Vanishing gradients of the cross-entropy are an open matter if every gradient attack climbed that loss."""
+def _settled(finding: Finding, used: list[Attack], drawn: Drawn | None) -> Finding:
+    """Vanishing gradients of the cross-entropy are an open matter if every gradient attack climbed that loss;
+    randomness is none once it was attacked in expectation.
+    """
+    if finding.code == "random-outputs" and drawn is not None:
+        said = f"; attacked in expectation, every number is a mean over {drawn.draws} fresh draws"
+        return finding.model_copy(update={"resolved": True, "evidence": finding.evidence + said})
     losses = {getattr(attack, "loss", None) for attack in used if attack.access == "gradients"}
     if finding.code == "vanishing-cross-entropy" and losses <= {"cross_entropy"}:
         return finding.model_copy(update={"resolved": False})

@@ -11,9 +11,12 @@ from torch import nn
 
 from sparring.auditing import sections
 from sparring.auditing.baseline import NAMED, compare_reports, regression
+from sparring.auditing.remedies import mean_of
 from sparring.auditing.replay import with_replay
 from sparring.auditing.report import Attacker, Curve, Finding, Gate, Picture, Report, Subject
 from sparring.auditing.request import Request
+from sparring.diagnosis.randomised import Drawn
+from sparring.estimate import Estimate
 from sparring.evaluation import Evaluation
 from sparring.model import device_of, model_digest
 from sparring.threat import Threat
@@ -28,6 +31,7 @@ class Draft:
     curves: list[Curve] = field(default_factory=list)
     pictures: tuple[Picture, ...] = ()
     complete: bool = False
+    drawn: Drawn | None = None
 
 
 def compose(request: Request, draft: Draft, started: float, classes: int) -> Report:
@@ -35,6 +39,7 @@ def compose(request: Request, draft: Draft, started: float, classes: int) -> Rep
     from sparring import __version__
 
     evaluation = draft.evaluation
+    judged = None if draft.drawn is None else _judged(draft.drawn)
     seconds = time.perf_counter() - started
     report = Report(
         sparring_version=__version__,
@@ -45,8 +50,8 @@ def compose(request: Request, draft: Draft, started: float, classes: int) -> Rep
         effort=NAMED if request.named else request.effort,
         subject=_subject(request, evaluation, classes),
         attacker=_attacker(request, evaluation, seconds),
-        headline=headline(evaluation, random=any(f.code == "random-outputs" for f in draft.findings)),
-        evaluation=sections.evaluation_section(evaluation),
+        headline=headline(evaluation, random=_unsettled(draft), judged=judged),
+        evaluation=sections.evaluation_section(evaluation, judged),
         curves=tuple(draft.curves),
         cost=sections.cost_curve(evaluation),
         visibility=sections.visibility(evaluation, request.images, request.model),
@@ -59,6 +64,18 @@ def compose(request: Request, draft: Draft, started: float, classes: int) -> Rep
     replayed = tuple(with_replay(finding, request, evaluation, comparison) for finding in findings)
     report = report.model_copy(update={"findings": replayed, "comparison": comparison})
     return report.model_copy(update={"gate": _gate(report, request.fail_under)})
+
+
+def _unsettled(draft: Draft) -> bool:
+    return any(f.code == "random-outputs" and not f.resolved for f in draft.findings)
+
+
+def _judged(drawn: Drawn) -> tuple[Estimate, Estimate, Estimate]:
+    """Clean accuracy, robust accuracy and attack success as means over fresh draws."""
+    clean, robust = mean_of(drawn.clean), mean_of(drawn.worst)
+    right = drawn.clean > 0
+    lost = 1 - drawn.worst[right] / drawn.clean[right]
+    return clean, robust, mean_of(lost) if bool(right.any()) else Estimate(0.0, 0.0, 1.0, 0)
 
 
 def _gate(report: Report, fail_under: float | None) -> Gate | None:
@@ -80,7 +97,7 @@ def _gate(report: Report, fail_under: float | None) -> Gate | None:
     )
 
 
-def headline(evaluation: Evaluation, *, random: bool) -> str:
+def headline(evaluation: Evaluation, *, random: bool, judged: tuple[Estimate, Estimate, Estimate] | None = None) -> str:
     """What was found, in one sentence. What attacks found holds at least, what they left at most; neither for a model
     whose answers are `random`, where another draw may go either way.
     """
@@ -88,9 +105,11 @@ def headline(evaluation: Evaluation, *, random: bool) -> str:
     if n == 0:
         return "Nothing was measured yet."
     share = evaluation.attack_success_rate if evaluation.targeted else evaluation.robust_accuracy
+    if judged is not None:
+        clean, share, _ = judged
     interval = f"(95 % interval {100 * share.low:.1f} to {100 * share.high:.1f})"
     begin = f"Of {n} images the model gets {100 * clean:.1f} % right; an attacker who {_reach(evaluation.threat)}"
-    drawn = ", in this draw of its random answers" if random else ""
+    drawn = ", in this draw of its random answers" if random else ", averaged over fresh draws" if judged else ""
     if not evaluation.targeted:
         return f"{begin} leaves it {'' if random else 'at most '}{100 * share:.1f} % {interval}{drawn}."
     if share.n == 0:

@@ -4,25 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sparring.auditing.references import ATHALYE, ATLAS_EVADE, ATLAS_WHITE_BOX, CARLINI, CROCE, NIST_EVASION
 from sparring.auditing.report import Finding, Reference, Severity
-
-ATLAS_EVADE = Reference(
-    label="MITRE ATLAS AML.T0015 Evade AI Model", url="https://atlas.mitre.org/techniques/AML.T0015"
-)
-ATLAS_WHITE_BOX = Reference(
-    label="MITRE ATLAS AML.T0043.000 White-Box Optimization", url="https://atlas.mitre.org/techniques/AML.T0043.000"
-)
-NIST_EVASION = Reference(
-    label="NIST AI 100-2 E2025 NISTAML.022 Evasion", url="https://doi.org/10.6028/NIST.AI.100-2e2025"
-)
-CARLINI = Reference(
-    label="Carlini et al. 2019, On Evaluating Adversarial Robustness", url="https://arxiv.org/abs/1902.06705"
-)
-ATHALYE = Reference(
-    label="Athalye et al. 2018, Obfuscated Gradients Give a False Sense of Security",
-    url="https://arxiv.org/abs/1802.00420",
-)
-CROCE = Reference(label="Croce & Hein 2020, AutoAttack", url="https://arxiv.org/abs/2003.01690")
 
 
 @dataclass(frozen=True)
@@ -136,6 +119,18 @@ _KINDS = (
         "way. Something in the forward pass has a false or shattered gradient, every gradient attack walks in a wrong "
         "direction, and the images that survive it prove nothing.",
         "Find the step whose gradient is wrong (custom backward, noise, shattering transform); attack around it.",
+        undermines=True,
+        references=(ATHALYE,),
+    ),
+    Kind(
+        "blocked-gradient",
+        "A part of the model blocks or distorts the gradient",
+        "critical",
+        "Hooks on every submodule saw where the gradient ends: rounding, a codec, a saturated activation, code outside "
+        "of autograd. The audit let the gradient go around it (BPDA: the forward pass stays what it is, backward a "
+        "smoothed slope, an affine map or the identity stands in), and a short attack became clearly stronger. All "
+        "attacks then used that detour, and a search without gradients followed on what stood.",
+        "Name the part to whoever claims robustness for it; a better stand-in can be named with sp.bpda.",
         undermines=True,
         references=(ATHALYE,),
     ),

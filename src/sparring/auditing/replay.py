@@ -19,6 +19,8 @@ from sparring.model import device_of
 from sparring.threat import Threat, ThreatModel
 
 FEW = 64
+DETOUR_FIT = 32
+"""Images that a script's detours are fitted to."""
 ROWS = 16
 """Images a script names one by one, at most."""
 
@@ -45,6 +47,10 @@ def _preamble(code: str, request: Request) -> list[str]:
         lines += request.setup.rstrip("\n").splitlines()
     if request.adapted and code not in _ABOUT_THE_MODEL_AS_IT_IS:
         lines.append('model = sp.model.OutputAdapter(model, "probabilities")')
+    detours = getattr(request.model, "detours", None)
+    if detours and code not in _ABOUT_ITS_OWN_GRADIENT:
+        lines += ["from sparring.diagnosis.detours import Detour, Detoured", ""]
+        lines.append(f"model = Detoured(model, {detours!r}, images[:{DETOUR_FIT}])")
     return [*lines, f"threat = {_threat(request.threat)}", ""]
 
 
@@ -83,7 +89,7 @@ def _evaluate(request: Request, attacks: str, *, part: str = "", threat: str = "
 def _on_rows(request: Request, rows: Sequence[int], attacks: Sequence[Attack], threat: str = "threat") -> list[str]:
     """Chosen images, `ROWS` at most, under some attacks: how many stand."""
     lines = [
-        f"rows = {list(rows[:ROWS])}",
+        f"rows = {list(rows[:ROWS]) or list(range(min(ROWS, len(request.labels))))}",
         "images, labels = torch.cat([images[i : i + 1] for i in rows]), labels[rows]",
     ]
     if request.targets is not None:
@@ -265,6 +271,7 @@ _SCRIPTS: dict[str, Callable[[Request, Evaluation], list[str]]] = {
     "zero-gradient": _zero_gradient("margin"),
     "vanishing-cross-entropy": _zero_gradient("cross_entropy"),
     "gradient-misleads": _misleading,
+    "blocked-gradient": _misleading,
     "stronger-attack-found": _curve,
     "narrow-input-range": _pixels,
     "single-class-data": _labels,
@@ -289,3 +296,4 @@ _ABOUT_THE_MODEL_AS_IT_IS = (
     "batch-dependence",
     "wrong-normalisation",
 )
+_ABOUT_ITS_OWN_GRADIENT = (*_ABOUT_THE_MODEL_AS_IT_IS, "no-gradient", "zero-gradient", "gradient-misleads")

@@ -44,14 +44,16 @@ class Request:
     baseline: Report | None
     progress: Callable[[Progress], None] | None
 
-    def evaluated(self) -> Evaluation:
-        """The evaluation itself: all images, the threat and the effort or the attacks that were asked for."""
+    def evaluated(self, attacks: Sequence[Attack] | None = None) -> Evaluation:
+        """The evaluation itself: all images, the threat and the effort or the attacks that were asked for, or else
+        `attacks`.
+        """
         return evaluate(
             self.model,
             self.images,
             self.labels,
             self.threat,
-            attacks=self.attacks if self.named else None,
+            attacks=attacks if attacks is not None else self.attacks if self.named else None,
             effort=self.effort,
             targets=self.targets,
             seed=self.seed,
@@ -61,10 +63,17 @@ class Request:
         )
 
     def again(
-        self, indices: Sequence[int], attacks: Sequence[Attack], name: str, threat: Threat | None = None
+        self,
+        indices: Sequence[int],
+        attacks: Sequence[Attack],
+        name: str,
+        threat: Threat | None = None,
+        *,
+        keep: bool = False,
     ) -> Evaluation:
         """The images at `indices`, one at least, under `attacks` and `threat`, or the audit's own. Goes on from where
-        an interrupted audit left it; progress is told as `name`. Record i is about the image `indices[i]`.
+        an interrupted audit left it; progress is told as `name`. Record i is about the image `indices[i]`. keep: the
+        adversarials too.
         """
         rows = torch.tensor(indices)
         return evaluate(
@@ -77,7 +86,7 @@ class Request:
             seed=self.seed,
             batch_size=self.batch_size,
             out=self.folder("checks"),
-            keep=False,
+            keep=keep,
             progress=self._as_a_whole(name),
         )
 

@@ -1,0 +1,164 @@
+"""The remedies an audit applies by itself: detours around what blocks a gradient, more attacks, fresh draws."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from torch import Tensor
+
+from sparring.attacks import PGD, Attack, MultiTargeted, Square
+from sparring.auditing.checks import MASKED, survivors_of
+from sparring.auditing.findings import FINDINGS
+from sparring.auditing.preflight import Preflight
+from sparring.auditing.report import Finding
+from sparring.auditing.request import Request
+from sparring.diagnosis.randomised import ATTACKS, Drawn, drawn
+from sparring.diagnosis.repair import repaired
+from sparring.estimate import Estimate, proportion
+from sparring.evaluation import Evaluation, Record
+from sparring.evaluation.evaluation import StageSummary
+from sparring.evaluation.records import Adversarials
+from sparring.threat import Threat, ThreatModel
+
+BROKEN_GRADIENT = frozenset(("no-gradient", "zero-gradient", "gradient-misleads"))
+"""What a detour may mend."""
+STILL_MASKED = frozenset(("noise-beats-gradient", "one-step-beats-many", "unbounded-survivors"))
+"""What says that it did not."""
+SMELLS = MASKED | {"blocked-gradient", "gradient-free-wins", "no-gradient"}
+
+
+def mended(ready: Preflight, images: Tensor, labels: Tensor, threat: Threat) -> Preflight:
+    """`ready` with a model whose gradient takes a detour, where its own is missing, zero or false and one helps."""
+    wrong = {finding.code for finding in ready.findings} & BROKEN_GRADIENT
+    if not wrong or not isinstance(threat, ThreatModel) or threat.eps == 0:
+        return ready
+    repair = repaired(ready.model, images, labels, threat)
+    if repair is None:
+        return ready
+    told = FINDINGS["blocked-gradient"].found(str(repair), resolved=True)
+    findings = tuple(f.model_copy(update={"resolved": f.code in wrong or f.resolved}) for f in ready.findings)
+    return replace(ready, model=repair.model, differentiable=True, findings=(*findings, told))
+
+
+def reopened(findings: Sequence[Finding]) -> list[Finding]:
+    """The findings; those that a detour was to mend are open again where a later check says that it did not."""
+    masked = any(finding.code in STILL_MASKED and not finding.resolved for finding in findings)
+    mendable = BROKEN_GRADIENT | {"blocked-gradient"}
+    return [f.model_copy(update={"resolved": False}) if masked and f.code in mendable else f for f in findings]
+
+
+def escalated(request: Request, evaluation: Evaluation, findings: Sequence[Finding]) -> Evaluation:
+    """Where anything smells of a masked gradient, whatever still stands meets long attacks on the margin and a long
+    search without gradients; what they break counts. Else the evaluation as it is.
+    """
+    codes = {finding.code for finding in findings}
+    doubted = any(warning.startswith("gradients look masked") for warning in evaluation.warnings)
+    left = survivors_of(request, evaluation)
+    if not (codes & SMELLS or doubted) or not left or not isinstance(request.threat, ThreatModel):
+        return evaluation
+    battery: list[Attack] = [
+        PGD(steps=100, loss="margin", restarts=2),
+        MultiTargeted(steps=40, targets=5, random_start=True),
+        Square(queries=1000 if request.effort == "quick" else 5000),
+    ]
+    if not (set(request.attacks) and any(a.access == "gradients" for a in request.used(evaluation))):
+        battery = battery[2:]
+    ran = {stage.attack for stage in evaluation.stages if not stage.purpose}
+    chosen = [a for a in battery if request.threat.norm in a.threats and str(a) not in ran]
+    if not chosen:
+        return evaluation
+    more = request.again(left, chosen, "remedies: what still stands", keep=True)
+    return merged(evaluation, more, left)
+
+
+def merged(evaluation: Evaluation, more: Evaluation, indices: Sequence[int]) -> Evaluation:
+    """`evaluation` with what `more` did to its images at `indices`; stages and passes are added."""
+    records = list(evaluation.records)
+    places = {record.index: place for place, record in enumerate(records)}
+    found: dict[int, tuple[Tensor, int]] = {i: (evaluation.adversarials[i][None], 0) for i in evaluation.adversarials}
+    for record in more.records:
+        index = indices[record.index]
+        old = records[places[index]]
+        margins = [m for m in (old.margin, record.margin) if m is not None]
+        records[places[index]] = replace(
+            record,
+            index=index,
+            prediction=old.prediction,
+            margin=min(margins, default=None),
+            forwards=old.forwards + record.forwards,
+            backwards=old.backwards + record.backwards,
+        )
+        if record.broken_by is not None and record.index in more.adversarials:
+            found[index] = (more.adversarials[record.index][None], 0)
+    robust = sum(r.prediction == r.label and r.broken_by is None for r in evaluation.records)
+    stages: list[StageSummary] = list(evaluation.stages)
+    for stage in more.stages:
+        robust -= stage.broke
+        after = proportion(max(robust, 0), len(records)) if not evaluation.targeted else stage.robust_after
+        stages.append(replace(stage, robust_after=after, purpose="remedy: gradients look masked"))
+    warnings = tuple(dict.fromkeys((*evaluation.warnings, *more.warnings)))
+    return replace(
+        evaluation,
+        records=tuple(records),
+        stages=tuple(stages),
+        adversarials=Adversarials(dict(found)),
+        warnings=warnings,
+        missed_bound=None,
+    )
+
+
+def judged_by_draws(request: Request, evaluation: Evaluation) -> tuple[Evaluation, Drawn]:
+    """A model with randomness, attacked in expectation: records by the majority of fresh draws, and the shares."""
+    n, threat = len(request.labels), request.threat
+    if not isinstance(threat, ThreatModel):
+        raise TypeError(f"only l_p balls, got {type(threat).__name__}")
+    everything = request.images[0:n]
+    result = drawn(
+        request.model,
+        everything,
+        request.labels.to(everything.device),
+        threat,
+        known=evaluation.adversarials.stack(everything),
+        seed=request.seed,
+    )
+    names = [str(attack) for attack in ATTACKS]
+    distance = threat.distance(everything, result.points)
+    broken = (result.clean >= 0.5) & (result.worst < 0.5)
+    records = tuple(_by_majority(r, result, names, broken, distance) for r in evaluation.records)
+    places: dict[int, tuple[Tensor, int]] = {i: (result.points, i) for i in broken.nonzero().flatten().tolist()}
+    stages = [*evaluation.stages]
+    left = int((result.clean >= 0.5).sum())
+    for name in names:
+        broke = sum(r.broken_by == name for r in records)
+        left -= broke
+        stages.append(StageSummary(name, n, broke, proportion(left, n), 0, 0, 0.0, 0, True, (), JUDGED))
+    return replace(evaluation, records=records, stages=tuple(stages), adversarials=Adversarials(dict(places))), result
+
+
+JUDGED = "randomness: judged by fresh draws, counted where most of them fail"
+
+
+def mean_of(shares: Tensor) -> Estimate:
+    """The mean of shares (N,) in [0, 1] with Wilson's interval, which is too wide for them rather than too narrow."""
+    value, n = float(shares.mean()), len(shares)
+    near = proportion(round(value * n), n)
+    shift = value - near.value
+    return Estimate(value, max(0.0, near.low + min(shift, 0.0)), min(1.0, near.high + max(shift, 0.0)), n)
+
+
+def _by_majority(record: Record, result: Drawn, names: list[str], broken: Tensor, distance: Tensor) -> Record:
+    i = record.index
+    right = bool(result.clean[i] >= 0.5)
+    prediction = record.label if right else record.prediction
+    if not bool(broken[i]):
+        return replace(record, prediction=prediction, broken_by=None, adversarial_prediction=None, distance=None)
+    known = record.broken_by if int(result.chosen[i]) <= 0 and record.broken_by else None
+    return replace(
+        record,
+        prediction=prediction,
+        broken_by=known or names[max(0, int(result.chosen[i]))],
+        adversarial_prediction=int(result.answers[i]),
+        distance=float(distance[i]),
+        attacked=True,
+    )

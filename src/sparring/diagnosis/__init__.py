@@ -1,0 +1,1 @@
+"""Diagnosis: why a model falls, and whether its robustness is an illusion."""

@@ -1,0 +1,123 @@
+"""The whole diagnosis in one call."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from sparring.attacks import PGD
+from sparring.black_box import access_of
+from sparring.diagnosis.blockers import traced
+from sparring.diagnosis.health import health, training_bias
+from sparring.diagnosis.landscape import directions, failure, landscape
+from sparring.diagnosis.lipschitz import sensitivity
+from sparring.diagnosis.repair import blocking
+from sparring.diagnosis.result import Diagnosis
+from sparring.diagnosis.taylor import DUAL, first_order
+from sparring.diagnosis.transfer import distilled, transfer_matrix
+from sparring.errors import UnsupportedError
+from sparring.evaluation.task import Images, Subset, checked_task
+from sparring.goal import Untargeted
+from sparring.model import Model, frozen_eval, logits_of, model_name
+from sparring.threat import Threat, ThreatModel
+
+SAMPLE = 128
+"""Images, drawn with the seed, for the sections that look at each image many times."""
+
+
+def diagnose(
+    model: Model,
+    images: Images,
+    labels: Tensor,
+    threat: Threat,
+    *,
+    sample: int = SAMPLE,
+    landscapes: int = 2,
+    queries: int = 0,
+    surrogates: Mapping[str, Model] | None = None,
+    seed: int = 0,
+    progress: Callable[[str], None] | None = None,
+) -> Diagnosis:
+    """Why `model` falls: first-order picture, sensitivity, gradient health, training bias, landscapes, transfer.
+
+    images: (N, C, H, W) in the threat's box, of which at most `sample` are looked at; labels: int64 (N,). threat: an
+    linf, l2 or l1 `ThreatModel`. landscapes: images with pictures of the loss around them. queries: with more than 0, a
+    surrogate learns from that many of the target's answers and is attacked. surrogates: other models by name, for the
+    matrix of transfers. progress: called with the name of each section.
+
+    Raises `UnsupportedError` for another threat or a model that shows no gradients, `InputError` for unusable input.
+    """
+    started, tell = time.perf_counter(), progress or (lambda _: None)
+    if not isinstance(threat, ThreatModel) or threat.norm not in DUAL:
+        raise UnsupportedError(f"a diagnosis needs a threat in {', '.join(DUAL)}, got {threat!r}")
+    if access_of(model) != "gradients":
+        raise UnsupportedError("a diagnosis needs gradients, but the model was declared to show none")
+    task = checked_task(model, images, labels, None, threat, seed, None)
+    order = torch.randperm(len(task.labels), generator=torch.Generator().manual_seed(seed))[:sample]
+    rows = sorted(order.tolist())
+    x = Subset(images, rows)[0 : len(rows)].detach().to(task.device)
+    y = task.labels[torch.tensor(rows)].to(task.device)
+    with task.plan.running(), frozen_eval(model):
+        with torch.no_grad():
+            right = logits_of(model, x).argmax(1) == y
+        blocked, notes = _blocked(model, x, y)
+        tell("first-order picture")
+        lines = first_order(model, x, y, threat)
+        tell("sensitivity")
+        sensitive = sensitivity(model, x, y, threat)
+        tell("gradient health")
+        healthy = health(model, x, y, threat, seed=seed)
+        tell("training bias")
+        bias = training_bias(model, x, y, threat)
+        tell("landscapes")
+        moved = PGD(steps=20, loss="margin")(model, x, Untargeted(y), threat)
+        fell = failure(model, x, moved, y)
+        planes = [
+            landscape(model, x[i], y[i], directions(model, x[i], y[i], threat, seed), threat.bounds, index=rows[i])
+            for i in range(min(landscapes, len(rows)))
+        ]
+        tell("transfer")
+        others = dict(surrogates or {})
+        if queries:
+            others[f"distilled from {queries} answers"] = distilled(model, x, queries=queries, seed=seed)
+        transfer = transfer_matrix({"target": model, **others}, x, y, threat) if others else ()
+    lines = lines.model_copy(
+        update={
+            "lines": tuple(line.model_copy(update={"index": rows[line.index]}) for line in lines.lines),
+            "lowered": tuple(rows[i] for i in lines.lowered),
+        }
+    )
+    return Diagnosis(
+        sparring_version=_version(),
+        model=model_name(model),
+        threat=f"{threat.norm} eps {threat.eps_text}",
+        images=len(rows),
+        seed=seed,
+        seconds=time.perf_counter() - started,
+        clean_accuracy=float(right.float().mean()),
+        first_order=lines,
+        sensitivity=sensitive,
+        health=healthy,
+        bias=bias,
+        failure=fell,
+        landscapes=tuple(planes),
+        transfer=tuple(t for t in transfer if t.target == "target" and t.surrogate != "target"),
+        blocked=blocked,
+        notes=notes,
+    )
+
+
+def _blocked(model: Model, images: Tensor, labels: Tensor) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    if not isinstance(model, nn.Module):
+        return (), ("the model is a function: its parts cannot be hooked",)
+    found = blocking(traced(model, images[:32], labels[:32]))
+    return found, tuple(f"the gradient of some images stops at {name}" for name in found)
+
+
+def _version() -> str:
+    from sparring import __version__
+
+    return __version__

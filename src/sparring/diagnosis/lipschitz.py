@@ -1,0 +1,191 @@
+"""Lipschitz constants in l2: of layers as the operators they are, of chains of layers, and of margins from below."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sparring.diagnosis.result import Layer, Resolution, Sensitivity
+from sparring.diagnosis.taylor import gradient
+from sparring.model import Model, Normalised, OutputAdapter, frozen_eval, logits_of
+from sparring.threat import ThreatModel
+
+ITERATIONS = 500
+SLACK = 1e-4
+"""Power iteration approaches a norm from below; in an upper bound it is raised by this share."""
+SLOPES: dict[type[nn.Module], float] = {
+    nn.ReLU: 1.0,
+    nn.ReLU6: 1.0,
+    nn.Hardtanh: 1.0,
+    nn.Hardsigmoid: 1 / 6,
+    nn.Hardswish: 1.5,
+    nn.Tanh: 1.0,
+    nn.Sigmoid: 0.25,
+    nn.Softplus: 1.0,
+    nn.SELU: 1.7581,
+    nn.GELU: 1.1290,
+    nn.SiLU: 1.0999,
+    nn.Mish: 1.0890,
+    nn.Identity: 1.0,
+    nn.Flatten: 1.0,
+    nn.Dropout: 1.0,
+    nn.Dropout2d: 1.0,
+}
+"""Largest slope of layers that need no look at their parameters."""
+LINEAR = (nn.Conv1d, nn.Conv2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
+
+
+def operator_norm(layer: nn.Module, shape: tuple[int, ...]) -> float:
+    """The l2 norm of a layer as an operator on one input of `shape`: exact for a matrix, else by power iteration in
+    float64 (a convolution with its padding and stride, not its kernel laid out as a matrix). Raises `ValueError` for
+    a layer that is not known.
+    """
+    if isinstance(layer, nn.Linear):
+        return float(torch.linalg.matrix_norm(layer.weight.detach().double(), 2))
+    if isinstance(layer, LINEAR):
+        return _by_power(layer, shape)
+    if isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d)) and layer.running_var is not None:
+        scale = torch.rsqrt(layer.running_var.double() + layer.eps)
+        return float((scale if layer.weight is None else scale * layer.weight.detach().double()).abs().max())
+    if isinstance(layer, nn.MaxPool2d):
+        sides = [_pair(v) for v in (layer.kernel_size, layer.stride)]
+        return math.sqrt(math.prod(-(-k // s) for k, s in zip(*sides, strict=True)))
+    if isinstance(layer, (nn.LeakyReLU, nn.ELU)):
+        return max(1.0, abs(layer.negative_slope if isinstance(layer, nn.LeakyReLU) else layer.alpha))
+    if type(layer) in SLOPES:
+        return SLOPES[type(layer)]
+    raise ValueError(f"{type(layer).__name__} is no layer whose norm is known")
+
+
+def _by_power(layer: nn.Module, shape: tuple[int, ...]) -> float:
+    generator = torch.Generator().manual_seed(0)
+    vector = torch.randn(1, *shape, generator=generator, dtype=torch.float64)
+    weight = getattr(layer, "weight", None)
+    copy = layer
+    if isinstance(weight, Tensor):
+        import copy as copying
+
+        copy = copying.deepcopy(layer).double().cpu().requires_grad_(False)
+    zero = copy(torch.zeros_like(vector))
+    value, before = 0.0, -1.0
+    for _ in range(ITERATIONS):
+        vector = (vector / vector.norm().clamp_min(1e-300)).detach().requires_grad_()
+        with torch.enable_grad():
+            out = copy(vector) - zero
+            (vector,) = torch.autograd.grad(out.square().sum() / 2, vector)
+        value = float(out.detach().norm())
+        if abs(value - before) <= 1e-10 * value:
+            break
+        before = value
+    return value
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    return (int(value), int(value)) if isinstance(value, int) else (int(value[0]), int(value[1]))
+
+
+def chain(model: Model, image: Tensor) -> list[Layer]:
+    """The layers of a model that is a chain of known ones, with their norms. Raises `ValueError` for any other."""
+    if not isinstance(model, nn.Module):
+        raise ValueError("a function does not show its layers")
+    steps = list(_steps(model, ""))
+    shapes: dict[str, tuple[int, ...]] = {}
+    handles = [m.register_forward_pre_hook(_noting(shapes, name)) for name, m in steps if isinstance(m, nn.Module)]
+    try:
+        with frozen_eval(model), torch.no_grad():
+            logits_of(model, image[None])
+    finally:
+        for handle in handles:
+            handle.remove()
+    layers = []
+    for name, step in steps:
+        norm = step if isinstance(step, float) else operator_norm(step, shapes[name])
+        layers.append(Layer(name=name, kind="scale" if isinstance(step, float) else type(step).__name__, norm=norm))
+    return layers
+
+
+def _noting(shapes: dict[str, tuple[int, ...]], name: str) -> Any:
+    def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        shapes[name] = tuple(inputs[0].shape[1:])
+
+    return hook
+
+
+def _steps(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Module | float]]:
+    prefix = f"{name}." if name else ""
+    if isinstance(module, nn.Sequential):
+        for child, part in module.named_children():
+            yield from _steps(part, f"{prefix}{child}")
+    elif isinstance(module, Normalised):
+        yield f"{prefix}std", float(1 / module.std.min())
+        yield from _steps(module.inner, f"{prefix}inner")
+    elif isinstance(module, OutputAdapter) and module.kind == "logits" and module.index is None:
+        yield from _steps(module.inner, f"{prefix}inner")
+    elif any(True for _ in module.children()):
+        raise ValueError(f"{type(module).__name__} may join its parts in other ways than one after the other")
+    else:
+        yield name, module
+
+
+def lead_gradients(model: Model, images: Tensor, labels: Tensor) -> Tensor:
+    """The largest l2 norm over j of the gradient of f_y - f_j (N,)."""
+    with torch.enable_grad():
+        x = images.detach().clone().requires_grad_()
+        logits = logits_of(model, x)
+        classes, own = logits.shape[1], logits.gather(1, labels[:, None])
+        largest = torch.zeros(len(images), dtype=images.dtype, device=images.device)
+        for j in range(classes):
+            (grad,) = torch.autograd.grad((own[:, 0] - logits[:, j]).sum(), x, retain_graph=j < classes - 1)
+            largest = torch.maximum(largest, grad.flatten(1).norm(dim=1))
+    return largest.detach()
+
+
+def sensitivity(model: Model, images: Tensor, labels: Tensor, threat: ThreatModel, *, points: int = 3) -> Sensitivity:
+    """How far a small change of the image moves the leads between classes; `points` of each ball are looked at."""
+    with frozen_eval(model):
+        lower = lead_gradients(model, images, labels)
+        _, grad = gradient(model, images, labels, "margin")
+        step = threat.steepest_step(images, grad)
+        for number in range(1, points):
+            moved = images + step * number / max(1, points - 1)
+            lower = torch.maximum(lower, lead_gradients(model, moved, labels))
+        layers: list[Layer] = []
+        upper, why = None, ""
+        try:
+            layers = chain(model, images[0])
+            upper = math.sqrt(2) * math.prod(layer.norm * (1 + SLACK * (layer.kind in _POWERED)) for layer in layers)
+        except (ValueError, KeyError) as error:
+            why = str(error)
+        largest = float(lower.max())
+        return Sensitivity(
+            lower=tuple(lower.tolist()),
+            layers=tuple(layers),
+            upper=upper,
+            ratio=None if upper is None or largest == 0 else upper / largest,
+            stretches=max(layers, key=lambda layer: layer.norm).name if layers else None,
+            why=why,
+            resolutions=tuple(_resolutions(model, images, labels)),
+        )
+
+
+_POWERED = frozenset(kind.__name__ for kind in LINEAR)
+
+
+def _resolutions(model: Model, images: Tensor, labels: Tensor) -> Iterator[Resolution]:
+    """The gradient's size with the images made smaller and larger, where the model takes them."""
+    for scale in (0.5, 1.0, 2.0):
+        if images.dim() != 4:
+            return
+        try:
+            seen = functional.interpolate(images, scale_factor=scale, mode="nearest") if scale != 1 else images
+            _, grad = gradient(model, seen, labels, "cross_entropy")
+        except Exception:  # noqa: BLE001, S112 - a model of one size may refuse in any way
+            continue
+        flat = grad.flatten(1)
+        l1, l2 = (float(flat.norm(p=p, dim=1).mean()) for p in (1, 2))
+        yield Resolution(scale=scale, dimension=flat.shape[1], l1=l1, l2=l2)

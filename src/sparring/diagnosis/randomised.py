@@ -1,0 +1,107 @@
+"""What a model with randomness is worth: attacked in expectation, judged by fresh draws (Athalye et al. 2018)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sparring.attacks import EOT, PGD, Attack, MultiTargeted
+from sparring.batching import plan
+from sparring.goal import Untargeted
+from sparring.model import Model, frozen_eval, logits_of
+from sparring.threat import ThreatModel
+
+DRAWS = 50
+"""Fresh draws by which clean and attacked images are judged; none of them is the attack's own."""
+CHOOSING = 16
+"""Other draws, by which the worst of several candidates is chosen."""
+LEFT = 0.05
+"""An image that is right in fewer of its choosing draws needs no further attack."""
+ATTACKS: tuple[Attack, ...] = (
+    EOT(PGD(steps=40, loss="margin"), draws=8),
+    EOT(PGD(steps=40, early_stop=False), draws=8),
+    EOT(MultiTargeted(targets=3, steps=30), draws=8),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """Share of right draws per image, clean and under the worst candidate, float64 (N,); the class most often answered
+    to that candidate, the attack it came from (-1: none moved it), and the candidates themselves.
+    """
+
+    clean: Tensor
+    worst: Tensor
+    answers: Tensor
+    chosen: Tensor
+    points: Tensor
+    draws: int
+
+
+def drawn(
+    model: Model,
+    images: Tensor,
+    labels: Tensor,
+    threat: ThreatModel,
+    *,
+    attacks: Sequence[Attack] = ATTACKS,
+    known: Tensor | None = None,
+    seed: int = 0,
+) -> Drawn:
+    """Attack every image (N, C, H, W) in expectation; the worst candidate counts by its mean over `DRAWS` fresh draws.
+
+    known: candidates (N, C, H, W) found earlier. The global random state is as it was afterwards.
+    """
+    points, chosen = images.clone(), torch.full((len(images),), -1)
+    goal = Untargeted(labels)
+    with torch.random.fork_rng(devices=[]), frozen_eval(model):
+        torch.manual_seed(seed)
+        share = _share(model, images, labels, CHOOSING)[0]
+        if known is not None:
+            share = _better(model, goal, threat, images, known, points, share, chosen, torch.arange(len(images)), 0)
+        for number, attack in enumerate(attacks):
+            rows = (share > LEFT).nonzero().flatten()
+            if len(rows):
+                generator = torch.Generator().manual_seed(seed + 1)
+                found = attack(model, images[rows], goal.select(rows), threat, generator=generator)
+                share = _better(model, goal, threat, images, found, points, share, chosen, rows, number)
+        clean, _ = _share(model, images, labels, DRAWS)
+        worst, answers = _share(model, points, labels, DRAWS)
+    return Drawn(clean, torch.minimum(worst, clean), answers, chosen, points, DRAWS)
+
+
+def _better(
+    model: Model,
+    goal: Untargeted,
+    threat: ThreatModel,
+    images: Tensor,
+    found: Tensor,
+    points: Tensor,
+    share: Tensor,
+    chosen: Tensor,
+    rows: Tensor,
+    number: int,
+) -> Tensor:
+    """Take over candidates of the images `rows` that are right less often; the shares after that."""
+    allowed = threat.contains(images[rows], found).cpu()
+    now = _share(model, found, goal.labels[rows], CHOOSING)[0]
+    taken = allowed & (now < share[rows])
+    points[rows[taken]], chosen[rows[taken]] = found[taken], number
+    share = share.clone()
+    share[rows[taken]] = now[taken]
+    return share
+
+
+def _share(model: Model, points: Tensor, labels: Tensor, draws: int) -> tuple[Tensor, Tensor]:
+    """Share of right draws (N,), and the commonest answer (N,)."""
+    rights, answers = [], []
+    size = plan(model, points).batch_size
+    with torch.no_grad():
+        for part, known in zip(torch.split(points, size), torch.split(labels, size), strict=True):
+            given = torch.stack([logits_of(model, part).argmax(1) for _ in range(draws)])
+            rights.append((given == known).double().mean(0).cpu())
+            answers.append(given.mode(0).values.cpu())
+    return torch.cat(rights), torch.cat(answers)

@@ -1,0 +1,164 @@
+"""A diagnosis as plain data: what explains a model's fall. Renderers read only this."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+SCHEMA_VERSION = "1.0"
+
+
+class Plain(BaseModel):
+    """Immutable, closed to unknown fields, finite numbers only."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Line(Plain):
+    """One image along FGSM's direction. For each budget: the true loss, the first-order line for the step as the box
+    clips it, and the unclipped line loss + eps * dual norm of the gradient. gap: true minus clipped line at the
+    declared budget. curvature: the second derivative along the step, per unit of l2 length, at the image. top: the
+    largest eigenvalue of the Hessian in size, estimated from below by power iteration (None where it was not tried).
+    """
+
+    index: int
+    eps: tuple[float, ...]
+    true: tuple[float, ...]
+    clipped: tuple[float, ...]
+    unclipped: tuple[float, ...]
+    gap: float
+    curvature: float
+    top: float | None
+
+
+class FirstOrder(Plain):
+    """All lines, and over the set: images whose loss FGSM lowered, success of one step and of ten at every budget, the
+    smallest of these budgets at which ten steps break a point more (None: nowhere).
+    """
+
+    loss: str
+    lines: tuple[Line, ...]
+    lowered: tuple[int, ...]
+    eps: tuple[float, ...]
+    one_step: tuple[float, ...]
+    ten_steps: tuple[float, ...]
+    stops_paying: float | None
+
+
+class Layer(Plain):
+    """A layer's Lipschitz constant in l2, as an operator on inputs of the size it really sees."""
+
+    name: str
+    kind: str
+    norm: float
+
+
+class Resolution(Plain):
+    """Mean norms of the loss's input gradient with the images resized by `scale`."""
+
+    scale: float
+    dimension: int
+    l1: float
+    l2: float
+
+
+class Sensitivity(Plain):
+    """lower: per image, the largest l2 gradient norm of a lead f_y - f_j seen in the ball: the local Lipschitz constant
+    of the margin is at least that. upper: sqrt(2) * product of the layers' norms bounds it everywhere (None, with
+    `why`, where the model is no chain of known layers). ratio: upper by the largest lower. stretches: the layer with
+    the largest norm.
+    """
+
+    lower: tuple[float, ...]
+    layers: tuple[Layer, ...]
+    upper: float | None
+    ratio: float | None
+    stretches: str | None
+    why: str
+    resolutions: tuple[Resolution, ...]
+
+
+class Saturation(Plain):
+    """Share of an elementwise layer's units whose slope is zero, over all images."""
+
+    name: str
+    kind: str
+    share: float
+
+
+class Health(Plain):
+    """Shares of images whose cross-entropy gradient is zero, only tiny numbers (below 1e-30) or not finite, or whose
+    softmax is exactly 1 in float32; robust accuracy under 20 steps on each loss and the loss to use; saturated
+    activations; mean cosine of the gradients of an image and a random neighbour in the ball.
+    """
+
+    zero: float
+    underflow: float
+    overflow: float
+    saturated_softmax: float
+    robust_by_loss: dict[str, float]
+    recommended_loss: str
+    activations: tuple[Saturation, ...]
+    agreement: float
+
+
+class Bias(Plain):
+    """The parameter gradient at FGSM's examples beside the one at PGD's: cosine, and the ratio of their norms."""
+
+    cosine: float
+    relative_norm: float
+
+
+class Landscape(Plain):
+    """Loss and predicted class in a plane through an image: rows along `second`, columns along `first`, both from
+    -reach to reach in units of the budget.
+    """
+
+    index: int
+    first: str
+    second: str
+    reach: float
+    loss: tuple[tuple[float, ...], ...]
+    classes: tuple[tuple[int, ...], ...]
+
+
+class Failure(Plain):
+    """Where perturbations act (mean absolute change per pixel, channels averaged), which class turns into which, and
+    the median confidence of the wrong answer.
+    """
+
+    where: tuple[tuple[float, ...], ...]
+    turned: tuple[tuple[int, int, int], ...]
+    confidence: float | None
+    broken: int
+
+
+class Transfer(Plain):
+    """Share of images the target had right that adversarials made on a surrogate fool, under the same budget."""
+
+    surrogate: str
+    target: str
+    attack: str
+    success: float
+    images: int
+
+
+class Diagnosis(Plain):
+    """Everything `sp.diagnose` knows."""
+
+    schema_version: str = SCHEMA_VERSION
+    sparring_version: str
+    model: str
+    threat: str
+    images: int
+    seed: int
+    seconds: float
+    clean_accuracy: float
+    first_order: FirstOrder
+    sensitivity: Sensitivity
+    health: Health
+    bias: Bias | None
+    failure: Failure
+    landscapes: tuple[Landscape, ...]
+    transfer: tuple[Transfer, ...]
+    blocked: tuple[str, ...]
+    notes: tuple[str, ...]

@@ -1,0 +1,132 @@
+"""The loss along FGSM's direction beside its first-order line, and how much it bends (Goodfellow et al. 2015)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sparring.attacks import FGSM, PGD
+from sparring.diagnosis.result import FirstOrder, Line
+from sparring.goal import Untargeted
+from sparring.losses import resolve
+from sparring.model import Model, frozen_eval, logits_of
+from sparring.threat import ThreatModel
+
+STEPS = (0.0, 0.125, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
+"""Multiples of eps at which the lines are drawn."""
+DUAL = {"linf": 1.0, "l2": 2.0, "l1": float("inf")}
+POWER_ITERATIONS = 30
+POINT = 0.01
+
+
+def losses_of(model: Model, points: Tensor, labels: Tensor, loss: str) -> Tensor:
+    """The loss (N,) of every image."""
+    logits = logits_of(model, points)
+    return resolve(loss, logits.shape[1], targeted=False)[0](logits, Untargeted(labels))
+
+
+def gradient(model: Model, images: Tensor, labels: Tensor, loss: str) -> tuple[Tensor, Tensor]:
+    """Loss (N,) and its input gradient (N, C, H, W)."""
+    with torch.enable_grad():
+        x = images.detach().clone().requires_grad_()
+        values = losses_of(model, x, labels, loss)
+        (grad,) = torch.autograd.grad(values.sum(), x)
+    return values.detach(), grad
+
+
+def hessian_times(model: Model, images: Tensor, labels: Tensor, loss: str, direction: Tensor) -> Tensor:
+    """Hessian of the loss times `direction`, image by image, exact where the model can be differentiated twice."""
+    with torch.enable_grad():
+        x = images.detach().clone().requires_grad_()
+        (grad,) = torch.autograd.grad(losses_of(model, x, labels, loss).sum(), x, create_graph=True)
+        if not grad.requires_grad:
+            return torch.zeros_like(images)
+        (product,) = torch.autograd.grad((grad * direction).sum(), x, allow_unused=True)
+    return torch.zeros_like(images) if product is None else product.detach()
+
+
+def curvature_along(model: Model, images: Tensor, labels: Tensor, loss: str, direction: Tensor) -> Tensor:
+    """The loss's second derivative along `direction`, d'Hd / d'd (N,); 0 where the direction is zero."""
+    product = hessian_times(model, images, labels, loss, direction)
+    size = direction.flatten(1).square().sum(1)
+    return (product * direction).flatten(1).sum(1) / torch.where(size > 0, size, torch.ones_like(size))
+
+
+def top_curvature(
+    model: Model, images: Tensor, labels: Tensor, loss: str, iterations: int = POWER_ITERATIONS
+) -> Tensor:
+    """The eigenvalue of the loss's Hessian with the largest size (N,), estimated by power iteration: from below in
+    size, and blind to what happens beyond the next kink of a ReLU.
+    """
+    generator = torch.Generator().manual_seed(0)
+    vector = torch.randn(images.shape[1:], generator=generator, dtype=torch.float64).to(images).expand_as(images)
+    value = torch.zeros(len(images), dtype=images.dtype, device=images.device)
+    for _ in range(iterations):
+        vector = vector / vector.flatten(1).norm(dim=1).clamp_min(1e-30).view(-1, *[1] * (images.dim() - 1))
+        product = hessian_times(model, images, labels, loss, vector)
+        value = (product * vector).flatten(1).sum(1)
+        vector = product
+    return value
+
+
+def first_order(
+    model: Model, images: Tensor, labels: Tensor, threat: ThreatModel, *, loss: str = "cross_entropy", top: int = 8
+) -> FirstOrder:
+    """The picture for every image (N, C, H, W); `top`: images whose largest curvature is estimated. linf, l2 and l1."""
+    with frozen_eval(model):
+        start, grad = gradient(model, images, labels, loss)
+        dual = grad.flatten(1).norm(p=DUAL[threat.norm], dim=1)
+        budgets = [threat.eps * step for step in STEPS]
+        true, clipped = [], []
+        with torch.no_grad():
+            for eps in budgets:
+                step = threat.with_eps(eps).steepest_step(images, grad)
+                true.append(losses_of(model, images + step, labels, loss))
+                clipped.append(start + (grad * step).flatten(1).sum(1))
+        whole = threat.steepest_step(images, grad)
+        bends = curvature_along(model, images, labels, loss, whole)
+        tops = top_curvature(model, images[:top], labels[:top], loss).tolist() if top else []
+        at = STEPS.index(1.0)
+        columns = [torch.stack(part, 1).tolist() for part in (true, clipped)]
+        lines = tuple(
+            Line(
+                index=i,
+                eps=tuple(budgets),
+                true=tuple(columns[0][i]),
+                clipped=tuple(columns[1][i]),
+                unclipped=tuple(float(start[i]) + eps * float(dual[i]) for eps in budgets),
+                gap=columns[0][i][at] - columns[1][i][at],
+                curvature=float(bends[i]),
+                top=tops[i] if i < len(tops) else None,
+            )
+            for i in range(len(images))
+        )
+        one, ten = _successes(model, images, labels, threat, budgets)
+    ahead = (eps for eps, a, b in zip(budgets, one, ten, strict=True) if b >= a + POINT)
+    return FirstOrder(
+        loss=loss,
+        lines=lines,
+        lowered=tuple((true[at] < start).nonzero().flatten().tolist()),
+        eps=tuple(budgets),
+        one_step=one,
+        ten_steps=ten,
+        stops_paying=next(ahead, None),
+    )
+
+
+def _successes(
+    model: Model, images: Tensor, labels: Tensor, threat: ThreatModel, budgets: list[float]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Share of the images right at first that one step breaks, and ten of the same loss."""
+    goal, found = Untargeted(labels), []
+    with torch.no_grad():
+        right = logits_of(model, images).argmax(1) == labels
+    for attack in (FGSM(), PGD(steps=10, random_start=False)):
+        shares = []
+        for eps in budgets:
+            moved = attack(model, images, goal, threat.with_eps(eps))
+            with torch.no_grad():
+                wrong = logits_of(model, moved).argmax(1) != labels
+            shares.append(float((wrong & right).sum() / right.sum().clamp_min(1)))
+        found.append(tuple(shares))
+    return found[0], found[1]

@@ -1,0 +1,93 @@
+"""Which attacks on one model fool another; and a surrogate learnt from the target's answers (Papernot et al. 2017)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import kl_div, log_softmax, softmax
+
+from sparring.attacks import DIFGSM, FGSM, MIFGSM, TIFGSM, Attack
+from sparring.attacks.base import at_least
+from sparring.diagnosis.result import Transfer
+from sparring.goal import Untargeted
+from sparring.model import Model, frozen_eval, logits_of
+from sparring.threat import ThreatModel
+
+ATTACKS: tuple[Attack, ...] = (
+    FGSM(),
+    MIFGSM(early_stop=False),
+    DIFGSM(early_stop=False),
+    TIFGSM(early_stop=False),
+)
+
+
+def transfer_matrix(
+    models: Mapping[str, Model],
+    images: Tensor,
+    labels: Tensor,
+    threat: ThreatModel,
+    *,
+    attacks: Sequence[Attack] = ATTACKS,
+) -> tuple[Transfer, ...]:
+    """Every model as surrogate for every other: success on the images that the target has right, same budget."""
+    rows, goal = [], Untargeted(labels)
+    right = {name: _answers(model, images) == labels for name, model in models.items()}
+    for surrogate, model in models.items():
+        for attack in attacks:
+            points = attack(model, images, goal, threat)
+            for target, other in models.items():
+                mine = right[target]
+                fooled = (_answers(other, points) != labels) & mine
+                share = float(fooled.sum() / mine.sum().clamp_min(1))
+                rows.append(
+                    Transfer(
+                        surrogate=surrogate, target=target, attack=str(attack), success=share, images=int(mine.sum())
+                    )
+                )
+    return tuple(rows)
+
+
+def distilled(target: Model, images: Tensor, *, queries: int, epochs: int = 20, seed: int = 0) -> nn.Module:
+    """A small convolutional surrogate that learnt the target's answers to `queries` pictures: the given ones
+    (N, C, H, W), then noisy copies of them. The target shows logits or labels; no more calls are made.
+    """
+    at_least("queries", queries, 1, whole=True)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        picks = torch.arange(queries) % len(images)
+        asked = images[picks.to(images.device)].clone()
+        noise = 0.1 * torch.randn(asked.shape, generator=generator).to(asked)
+        asked[len(images) :] = (asked + noise)[len(images) :].clamp(images.min(), images.max())
+        with frozen_eval(target), torch.no_grad():
+            answers = torch.cat([logits_of(target, part) for part in torch.split(asked, 64)])
+        soft = softmax(answers.clamp_min(-1e4) / answers.clamp_min(-1e4).std().clamp_min(1e-6) * 2, 1)
+        student = _student(images, soft.shape[1])
+        optimizer = torch.optim.Adam(student.parameters(), lr=3e-3)
+        for _ in range(epochs):
+            for rows in torch.split(torch.randperm(queries, generator=generator), 64):
+                loss = kl_div(log_softmax(student(asked[rows]), 1), soft[rows], reduction="batchmean")
+                optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+    return student.eval()
+
+
+def _student(images: Tensor, classes: int) -> nn.Module:
+    channels, side = images.shape[1], 4
+    return nn.Sequential(
+        nn.Conv2d(channels, 16, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(16, 32, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(side),
+        nn.Flatten(),
+        nn.Linear(32 * side * side, classes),
+    ).to(images)
+
+
+def _answers(model: Model, points: Tensor) -> Tensor:
+    with frozen_eval(model), torch.no_grad():
+        return torch.cat([logits_of(model, part).argmax(1) for part in torch.split(points, 64)])
