@@ -10,9 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import typer.main
 
-from sparring.cli import app, options
+from sparring.cli import app, main, options
 from sparring.evaluation import EFFORTS
 from sparring.loading import BUILTIN, DATA_SETS
 from sparring.loading.names import DATA_SETS as DATA_SET_NAMES
@@ -161,3 +162,17 @@ def test_the_shell_completes_commands_flags_and_values(tmp_path: Path) -> None:
     for (typed, offered), (_, out, error, heavy) in zip(COMPLETIONS.items(), runs(calls, tmp_path), strict=True):
         assert out.split() == offered, (typed, error)
         assert heavy == []
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA"), RuntimeError("DefaultCPUAllocator: can't allocate memory"), MemoryError()]
+)
+def test_no_memory_left_says_what_to_do(monkeypatch, capsys, error):
+    def full():
+        raise error
+
+    monkeypatch.setattr(sys.modules["sparring.cli"], "app", full)
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2
+    assert "--batch-size" in capsys.readouterr().err

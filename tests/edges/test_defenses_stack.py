@@ -291,7 +291,7 @@ def test_an_audit_attacks_the_declared_stack(tmp_path: Path, monkeypatch: pytest
 
     loaded = subject.load(load_config(tmp_path / "sparring.toml"))
     x = loaded.data.images[0:5]
-    torch.testing.assert_close(stacks.classifier(loaded)(x), net()(t.BitDepth(bits=4)(x)))
+    torch.testing.assert_close(stacks.classifier(loaded.config, loaded.model)(x), net()(t.BitDepth(bits=4)(x)))
     said = stacks.remarks(loaded.config)
     assert "bit_depth > model" in said[0]
     assert "sparring compare" in said[1]
@@ -369,3 +369,21 @@ def test_colour_pictures_pass_through_a_whole_stack() -> None:
     one = d.FeatureSqueezing(squeezers=(t.BitDepth(bits=4),)).fit(model, x)
     decision = Stack(model, [t.JPEG(), t.ResizePad(), t.Colour8()], [one])(x)
     assert decision.logits.shape == (30, 5)
+
+
+@pytest.mark.parametrize("subject", [["-n", "4"], ["--image", "picture.png"]], ids=["data", "image"])
+def test_an_attack_goes_through_the_declared_transforms(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, subject: list[str]
+) -> None:
+    from PIL import Image
+
+    monkeypatch.chdir(tmp_path)
+    declared(tmp_path)
+    Image.new("L", (8, 8), 99).save("picture.png")
+    asked: list[int] = []
+    through = t.BitDepth.run
+    monkeypatch.setattr(t.BitDepth, "run", lambda self, *a, **k: (asked.append(1), through(self, *a, **k))[1])
+    ran = CliRunner().invoke(app, ["attack", *subject, "-a", "fgsm", "-o", "out"], catch_exceptions=False)
+    assert ran.exit_code == 0
+    assert "bit_depth > model" in ran.output
+    assert asked

@@ -256,6 +256,14 @@ def test_what_is_written_reads_back_the_same(tmp_path_factory, config, said):
     assert merge(again) == config
 
 
+def test_attack_files_and_calibration_start_at_the_file(tmp_path):
+    path = tmp_path / "sparring.toml"
+    path.write_text('[audit]\nattacks = ["mine.py:Mine:steps=3", "fgsm"]\n[stack]\ncalibration = "./held-out"\n')
+    config = load_config(path)
+    assert config.audit.attacks == (f"{tmp_path}/mine.py:Mine:steps=3", "fgsm")
+    assert config.stack.calibration == f"{tmp_path}/held-out"
+
+
 def test_written_paths_are_relative_to_the_file_and_move_with_it(tmp_path):
     config = load_config(write(tmp_path, FULL.replace('"pictures"', '"./pictures"')))
     moved = tmp_path / "elsewhere"

@@ -113,6 +113,13 @@ def test_a_checkpoint_with_code_is_refused_and_not_run(tmp_path, state, zipped):
     assert trap.exists(), "the trap works, so not springing it means something"
 
 
+def test_a_text_is_not_called_pickled(tmp_path):
+    text = tmp_path / "net.pt"
+    text.write_text("import torch\n")
+    with pytest.raises(DataError, match="neither safetensors nor a checkpoint"):
+        read_weights(text)
+
+
 def test_a_whole_pickled_module_is_refused_with_the_way_out(tmp_path):
     torch.save(nn.Linear(2, 2), tmp_path / "module.pt")
     with pytest.raises(DataError, match=r"torch\.nn\.modules\.linear\.Linear.*load it yourself and save plain weights"):

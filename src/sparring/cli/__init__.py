@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from sparring import __version__
-from sparring.cli import attack, audit, compare, demo, fit, harden, init
+from sparring.cli import attack, audit, compare, demo, diagnose, fit, harden, init
 from sparring.errors import SparringError
 
 
@@ -53,6 +53,7 @@ app.command("demo")(demo.demo)
 app.command("init")(init.init)
 app.command("attack")(attack.attack)
 app.command("audit")(audit.audit)
+app.command("diagnose")(diagnose.diagnose)
 app.command("harden")(harden.harden)
 app.command("fit")(fit.fit)
 app.command("compare")(compare.compare)
@@ -81,8 +82,17 @@ def main() -> None:
         Console(stderr=True, soft_wrap=True).print("[bold red]error:[/]", end=" ")
         sys.stderr.write(f"{error}\n")
         raise SystemExit(2) from None
-    except Exception:  # noqa: BLE001 - the last resort: exit code 1 is the gate's alone
+    except Exception as error:  # noqa: BLE001 - the last resort: exit code 1 is the gate's alone
+        if _out_of_memory(error):
+            sys.stderr.write("error: out of memory: give a smaller --batch-size, or smaller images, --size\n")
+            raise SystemExit(2) from None
         traceback.print_exc()
         sys.stderr.write("this is a bug in sparring, in the model or in an attack of your own: ")
         sys.stderr.write("where it is ours, please report it with the lines above\n")
         raise SystemExit(3) from None
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Torch says it in a class of its own on a GPU, in words on the CPU."""
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return named or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))

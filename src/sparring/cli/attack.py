@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sparring.cli import options as o
-from sparring.cli import show, subject
+from sparring.cli import show, stacks, subject
 from sparring.errors import ConfigError
 from sparring.files import check_writable
 
@@ -91,7 +91,8 @@ def attack(
         flags = flags.without("size", "channels")  # they speak of the picture
     settings, assumed = subject.with_defaults(flags.declared().config)
     check_writable(out / "result.json")
-    show.assumptions(line for line in assumed if not quiet and not line.startswith("data:"))
+    said = [*(line for line in assumed if not line.startswith("data:")), *stacks.remarks(settings)]
+    show.assumptions(() if quiet else said)
     if image is not None:
         picture = Picture(image, *shape, label)
         _one_image(settings, picture, "pgd:early_stop=false" if attack is None else attack, target, out, quiet)
@@ -121,7 +122,7 @@ def _one_image(config: Config, picture: Picture, attack: str, target: str | None
     pixels = load_image(picture.spec, **_shape(picture, config, info))
     wanted = subject.target_class(config, target, names)
     exhibit = attack_image(
-        declared_model(config),
+        stacks.classifier(config, declared_model(config)),
         pixels,
         declared_threat(config),
         chosen,
@@ -189,7 +190,7 @@ def _data_set(config: Config, attack: str | Path, target: str | None, out: Path,
     try:
         with show.progress(quiet) as progress:
             evaluation, files = attack_set(
-                loaded.model,
+                stacks.classifier(loaded.config, loaded.model),
                 loaded.data.images,
                 loaded.data.labels,
                 loaded.threat,

@@ -129,7 +129,7 @@ def run(
     try:
         with show.progress(quiet) as progress:
             report = audit(
-                stacks.classifier(loaded),
+                stacks.classifier(loaded.config, loaded.model),
                 loaded.data.images,
                 loaded.data.labels,
                 loaded.threat,

@@ -27,17 +27,17 @@ def layers(config: Config) -> Layers:
         raise ConfigError(f"[stack]: {error}") from error
 
 
-def classifier(subject: Subject) -> Any:
-    """What an audit attacks: the declared transforms and the model behind them; without transforms, the model."""
-    if subject.config.stack is None or not subject.config.stack.transforms:
-        return subject.model
+def classifier(config: Config, model: Any) -> Any:
+    """What is attacked: the declared transforms and the model behind them; without transforms, the model."""
+    if config.stack is None or not config.stack.transforms:
+        return model
     from sparring.defenses import Stack
 
-    return Stack(subject.model, layers(subject.config).transforms).as_model()
+    return Stack(model, layers(config).transforms).as_model()
 
 
 def remarks(config: Config) -> list[str]:
-    """What an audit says of a declared stack."""
+    """What an attack or an audit says of a declared stack."""
     if config.stack is None:
         return []
     before = [str(entry["kind"]) for entry in config.stack.transforms]

@@ -101,7 +101,7 @@ class ThreatTable(Table):
 class AuditTable(Table):
     """[audit]: how hard to try, and what to write down."""
 
-    effort: str = Field(default="standard", description='"quick", "standard" or "thorough"')
+    effort: str = Field(default="standard", description='"quick", "standard", "thorough" or "autoattack"')
     attacks: tuple[str, ...] | None = Field(
         default=None, min_length=1, description='a list, instead of an effort: ["pgd:steps=40", ...]'
     )
@@ -253,8 +253,8 @@ def _resolved(tables: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Relative paths, where they are paths at all, joined to the folder of the file."""
 
     def joined(key: str, value: Any) -> Any:
-        if key == "reports" and isinstance(value, list):
-            return [joined("records", entry) for entry in value]
+        if key in ("reports", "attacks") and isinstance(value, list):
+            return [joined({"reports": "records", "attacks": "attack"}[key], entry) for entry in value]
         return str(folder / user_path(value)) if is_path(key, value, folder) else value
 
     return {
@@ -270,7 +270,9 @@ def is_path(key: str, value: Any, folder: Path) -> bool:
     text = str(value)
     if key == "spec":
         return text.rpartition(":")[0].endswith(".py")
-    if key == "source":
+    if key == "attack":
+        return text.partition(":")[0].endswith(".py")
+    if key in ("source", "calibration"):
         looks = "/" in text or "." in text or text.startswith("~") or kind_of(folder / text) != "missing"
         return bool(text) and text not in DATA_SETS and looks
     return key in ("weights", "labels", "mask", "records", "reports", "fitted")

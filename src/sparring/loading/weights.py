@@ -109,6 +109,10 @@ def _read_safetensors(path: Path) -> Any:
 
 
 def _read_checkpoint(path: Path) -> Any:
+    with path.open("rb") as file:
+        begins = file.read(2)
+    if begins != b"PK" and begins[:1] != b"\x80":  # neither an archive nor the older form
+        raise _unreadable(path, "it is neither safetensors nor a checkpoint")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
