@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from sparring.black_box import BlackBox
     from sparring.defenses import StackOutcome
     from sparring.defenses.adaptive import evaluate_stack
+    from sparring.diagnosis import Diagnosis
+    from sparring.diagnosis.diagnose import diagnose
     from sparring.errors import SparringError
     from sparring.estimate import Estimate
     from sparring.evaluation import Evaluation, corruption_accuracy, evaluate, evaluate_union, robustness_curve
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BlackBox",
+    "Diagnosis",
     "Estimate",
     "Evaluation",
     "Hardened",
@@ -44,6 +47,7 @@ __all__ = [
     "compare_reports",
     "corruption_accuracy",
     "defenses",
+    "diagnose",
     "evaluate",
     "evaluate_stack",
     "evaluate_union",
@@ -61,6 +65,7 @@ _HOMES = {
     "auditing": ("Report", "attack_image", "audit", "compare_reports"),
     "black_box": ("BlackBox",),
     "defenses": ("StackOutcome", "evaluate_stack"),
+    "diagnosis": ("Diagnosis", "diagnose"),
     "errors": ("SparringError",),
     "estimate": ("Estimate",),
     "evaluation": ("Evaluation", "corruption_accuracy", "evaluate", "evaluate_union", "robustness_curve", "verify"),

@@ -21,7 +21,7 @@ ROOMS = {
     "cli": {"cli", "attacks", "evaluation", "auditing", "defenses", "diagnosis", "hardening", "reports", "loading"},
 }
 """Room to the rooms it may import from; everyone may import the flat files."""
-ALSO = {"reports": {"sparring.auditing.report", "sparring.defenses.comparison"}}
+ALSO = {"reports": {"sparring.auditing.report", "sparring.defenses.comparison", "sparring.diagnosis.result"}}
 """Single modules of other rooms."""
 FORBIDDEN = {"reports": {"torch"}, "cli": {"torch", "numpy"}}
 """Third parties that a room must not name."""

@@ -14,6 +14,7 @@ from sparring import attacks, loading
 
 PUBLIC = [
     "BlackBox",
+    "Diagnosis",
     "Estimate",
     "Evaluation",
     "Hardened",
@@ -31,6 +32,7 @@ PUBLIC = [
     "compare_reports",
     "corruption_accuracy",
     "defenses",
+    "diagnose",
     "evaluate",
     "evaluate_stack",
     "evaluate_union",

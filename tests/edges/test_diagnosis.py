@@ -1,0 +1,154 @@
+"""Diagnosing: repairs by hooks, random models, the call as a whole, the command."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+from typer.testing import CliRunner
+
+import sparring as sp
+from sparring.cli import app
+from sparring.diagnosis.blockers import traced
+from sparring.diagnosis.detours import Detour, Detoured
+from sparring.diagnosis.randomised import drawn
+from sparring.diagnosis.repair import blocking, repaired
+from sparring.diagnosis.transfer import distilled, transfer_matrix
+
+THREAT = sp.ThreatModel("linf", 0.15)
+
+
+@pytest.fixture(scope="module")
+def data():
+    images, labels = sp.load_data("digits", n=40)
+    return images[0:40], labels
+
+
+@pytest.fixture(scope="module")
+def net():
+    return sp.load_model("digits-cnn")
+
+
+class Rounding(nn.Module):
+    def forward(self, x):
+        return (8 * x).round() / 8
+
+
+class ByNumpy(nn.Module):
+    def forward(self, x):
+        return torch.from_numpy(x.numpy().copy()).clamp(0.05, 0.95)
+
+
+class Inverted(nn.Module):
+    """Rounds without a module of its own, upside down: an identity would lead the wrong way."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.turned = Turned(net)
+
+    def forward(self, x):
+        return self.turned(1 - (8 * x).round() / 8)
+
+
+class Turned(nn.Module):
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        return self.net(1 - x)
+
+
+def test_an_honest_model_needs_no_repair(net, data):
+    assert repaired(net, *data, THREAT) is None
+    assert blocking(traced(net, *data)) == ()
+
+
+@pytest.mark.parametrize(
+    ("masked", "name"),
+    [
+        (lambda net: nn.Sequential(Rounding(), net), "0"),
+        (lambda net: nn.Sequential(ByNumpy(), net), "0"),
+        (Inverted, "what runs before turned"),
+    ],
+)
+def test_the_part_that_blocks_is_found_and_gone_around(net, data, masked, name):
+    model = masked(net)
+    images, labels = data
+    repair = repaired(model, images, labels, THREAT)
+    assert repair is not None
+    assert repair.blocked == (name,)
+    assert repair.model.detours
+    with torch.no_grad():
+        truth = model(images)
+    x = images.clone().requires_grad_()
+    assert torch.equal(repair.model(x).detach(), truth)
+    attack = sp.attacks.PGD(steps=20, loss="margin")
+    broken = sp.evaluate(repair.model, images, labels, THREAT, attacks=[attack]).robust_accuracy
+    assert broken < 0.5
+    assert all(p.requires_grad for p in model.parameters())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+def test_a_detour_to_a_part_that_does_not_run_is_refused(net, data):
+    idle = nn.Sequential(net)
+    idle[0].add_module("spare", nn.Identity())
+    idle[0].forward = lambda x: x.flatten(1)
+    with pytest.raises(sp.SparringError, match="never ran"):
+        Detoured(idle, (Detour("0.spare", "through"),), data[0])
+    del idle[0].forward
+    del idle[0].spare
+
+
+def test_a_random_model_is_judged_by_fresh_draws_and_the_global_seed_stays(data):
+    images, labels = data
+
+    class Coin(nn.Module):
+        def forward(self, x):
+            return torch.rand(len(x), 10)
+
+    state = torch.get_rng_state()
+    found = drawn(Coin(), images, labels, THREAT, attacks=())
+    assert torch.equal(torch.get_rng_state(), state)
+    assert abs(float(found.clean.mean()) - 0.1) < 0.03
+    assert abs(float(found.worst.mean()) - 0.1) < 0.03
+
+
+def test_transfer_to_itself_is_the_attack_and_queries_are_counted(net, data):
+    images, labels = data
+    rows = transfer_matrix({"a": net}, images, labels, THREAT, attacks=[sp.attacks.FGSM()])
+    moved = sp.attacks.FGSM()(net, images, sp.Untargeted(labels), THREAT)
+    with torch.no_grad():
+        right, now = net(images).argmax(1) == labels, net(moved).argmax(1) == labels
+    assert rows[0].success == pytest.approx(float((right & ~now).sum() / right.sum()))
+    asked = 0
+
+    def counting(x):
+        nonlocal asked
+        asked += len(x)
+        return net(x)
+
+    assert distilled(counting, images, queries=70, epochs=1)(images).shape == (40, 10)
+    assert asked == 70
+
+
+def test_a_diagnosis_is_plain_data(net, data):
+    found = sp.diagnose(net, *data, sp.ThreatModel("l2", 0.5), sample=16, landscapes=1)
+    assert sp.Diagnosis.model_validate_json(found.model_dump_json()) == found
+    assert len(found.first_order.lines) == found.images == 16
+    assert found.sensitivity.upper > max(found.sensitivity.lower)
+    assert not found.blocked
+    with pytest.raises(sp.SparringError):
+        sp.diagnose(net, *data, sp.ThreatModel("l0", 4))
+
+
+def test_the_command_writes_both_forms(tmp_path):
+    html, plain = tmp_path / "d.html", tmp_path / "d.json"
+    asked = ["diagnose", "-m", "digits-cnn", "-n", "20", "--eps", "0.1", "--sample", "8", "--landscapes", "1"]
+    done = CliRunner().invoke(app, [*asked, "--report", str(html), "--report", str(plain)])
+    assert done.exit_code == 0, done.output
+    assert "First-order picture" in done.output
+    assert json.loads(plain.read_text())["images"] == 8
+    page = html.read_text()
+    assert page.count("<svg") == 5
+    assert "<script" not in page
