@@ -16,7 +16,7 @@ import sparring as sp
 torch.set_num_threads(1)
 torch.manual_seed(0)
 model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 24), torch.nn.ReLU(), torch.nn.Linear(24, 4))
-images = torch.rand(300, 1, 4, 4, generator=torch.Generator().manual_seed(1))
+images = torch.rand(120, 1, 4, 4, generator=torch.Generator().manual_seed(1))
 labels = model(images).argmax(1)
 if sys.argv[2] == "wrong":
     labels[0] = 7

@@ -227,7 +227,7 @@ def test_verdicts_of_an_effort_do_not_depend_on_the_batch_size() -> None:
 
 def test_efforts_get_stronger() -> None:
     model = sp.load_model("digits-cnn")
-    images, labels = sp.load_data("digits", n=60)
+    images, labels = sp.load_data("digits", n=30)
     for norm, eps in (("linf", 0.1), ("l2", 0.5), ("l1", 2.0), ("l0", 3)):
         threat = sp.ThreatModel(norm, eps)
         one, two = (sp.evaluate(model, images, labels, threat, effort=e).robust_accuracy for e in ("quick", "standard"))
