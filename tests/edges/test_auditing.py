@@ -151,11 +151,10 @@ def test_gradient_at_the_data_only_is_caught_by_one_step(net, data):
 
 
 def test_gradient_that_lies_is_caught_before_the_first_attack(net, data):
-    for lie in (Misled.apply, lambda x: x + 0.004 * torch.sin(2 * torch.pi * 200 * x)):
-        few = data[0][:30], data[1][:30]
-        report = audited(lambda x, lie=lie: net(lie(x)), few, targets=torch.full_like(few[1], 3), attacks=["pgd"])
-        assert not found(report, "gradient-misleads")[0].resolved
-        assert not report.believable
+    few, lie = (data[0][:20], data[1][:20]), lambda x: x + 0.004 * torch.sin(2 * torch.pi * 200 * x)
+    report = audited(lambda x: net(lie(x)), few, targets=torch.full_like(few[1], 3), attacks=["pgd:steps=5"])
+    assert not found(report, "gradient-misleads")[0].resolved
+    assert not report.believable
 
 
 def test_gradient_that_lies_is_gone_around_where_the_model_has_parts(net, data):
