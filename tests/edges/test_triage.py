@@ -225,11 +225,19 @@ def test_verdicts_of_an_effort_do_not_depend_on_the_batch_size() -> None:
     assert broken[0] == broken[1] == broken[2]
 
 
-def test_efforts_get_stronger() -> None:
+@pytest.mark.parametrize(
+    ("norm", "eps"),
+    [
+        ("linf", 0.1),
+        ("l0", 3),
+        pytest.param("l2", 0.5, marks=pytest.mark.slow),
+        pytest.param("l1", 2.0, marks=pytest.mark.slow),
+    ],
+)
+def test_efforts_get_stronger(norm: str, eps: float) -> None:
     model = sp.load_model("digits-cnn")
     images, labels = sp.load_data("digits", n=30)
-    for norm, eps in (("linf", 0.1), ("l2", 0.5), ("l1", 2.0), ("l0", 3)):
-        threat = sp.ThreatModel(norm, eps)
-        one, two = (sp.evaluate(model, images, labels, threat, effort=e).robust_accuracy for e in ("quick", "standard"))
-        assert two <= one
-        assert one < 0.9
+    threat = sp.ThreatModel(norm, eps)
+    one, two = (sp.evaluate(model, images, labels, threat, effort=e).robust_accuracy for e in ("quick", "standard"))
+    assert two <= one
+    assert one < 0.9
