@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from sparring.auditing import Report, attack_image, compare_reports
     from sparring.auditing.audit import audit
     from sparring.black_box import BlackBox
+    from sparring.certification import Certificate
+    from sparring.certification.certify import certify
     from sparring.defenses import StackOutcome
     from sparring.defenses.adaptive import evaluate_stack
     from sparring.diagnosis import Diagnosis
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BlackBox",
+    "Certificate",
     "Diagnosis",
     "Estimate",
     "Evaluation",
@@ -43,6 +46,7 @@ __all__ = [
     "attacks",
     "audit",
     "bpda",
+    "certify",
     "choose_targets",
     "compare_reports",
     "corruption_accuracy",
@@ -64,6 +68,7 @@ __all__ = [
 _HOMES = {
     "auditing": ("Report", "attack_image", "audit", "compare_reports"),
     "black_box": ("BlackBox",),
+    "certification": ("Certificate", "certify"),
     "defenses": ("StackOutcome", "evaluate_stack"),
     "diagnosis": ("Diagnosis", "diagnose"),
     "errors": ("SparringError",),

@@ -11,17 +11,36 @@ SRC = Path(__file__).resolve().parents[2] / "src"
 ROOMS = {
     "perturbations": {"perturbations"},
     "attacks": {"attacks", "perturbations"},
-    "evaluation": {"evaluation", "attacks", "perturbations"},
+    "certification": {"certification"},
+    "evaluation": {"evaluation", "certification", "attacks", "perturbations"},
     "diagnosis": {"diagnosis", "evaluation", "attacks", "perturbations"},
-    "auditing": {"auditing", "diagnosis", "evaluation", "attacks", "perturbations"},
+    "auditing": {"auditing", "certification", "diagnosis", "evaluation", "attacks", "perturbations"},
     "defenses": {"defenses", "evaluation", "attacks", "perturbations"},
-    "hardening": {"hardening", "evaluation", "attacks", "perturbations"},
+    "hardening": {"hardening", "certification", "evaluation", "attacks", "perturbations"},
     "reports": {"reports"},
     "loading": {"loading"},
-    "cli": {"cli", "attacks", "evaluation", "auditing", "defenses", "diagnosis", "hardening", "reports", "loading"},
+    "cli": {
+        "cli",
+        "attacks",
+        "certification",
+        "evaluation",
+        "auditing",
+        "defenses",
+        "diagnosis",
+        "hardening",
+        "reports",
+        "loading",
+    },
 }
 """Room to the rooms it may import from; everyone may import the flat files."""
-ALSO = {"reports": {"sparring.auditing.report", "sparring.defenses.comparison", "sparring.diagnosis.result"}}
+ALSO = {
+    "reports": {
+        "sparring.auditing.report",
+        "sparring.certification.certificate",
+        "sparring.defenses.comparison",
+        "sparring.diagnosis.result",
+    }
+}
 """Single modules of other rooms."""
 FORBIDDEN = {"reports": {"torch"}, "cli": {"torch", "numpy"}}
 """Third parties that a room must not name."""

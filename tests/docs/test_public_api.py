@@ -14,6 +14,7 @@ from sparring import attacks, loading
 
 PUBLIC = [
     "BlackBox",
+    "Certificate",
     "Diagnosis",
     "Estimate",
     "Evaluation",
@@ -28,6 +29,7 @@ PUBLIC = [
     "attacks",
     "audit",
     "bpda",
+    "certify",
     "choose_targets",
     "compare_reports",
     "corruption_accuracy",

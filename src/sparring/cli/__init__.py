@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from sparring import __version__
-from sparring.cli import attack, audit, compare, demo, diagnose, fit, harden, init
+from sparring.cli import attack, audit, certify, compare, demo, diagnose, fit, harden, init
 from sparring.errors import SparringError
 
 
@@ -54,6 +54,7 @@ app.command("init")(init.init)
 app.command("attack")(attack.attack)
 app.command("audit")(audit.audit)
 app.command("diagnose")(diagnose.diagnose)
+app.command("certify")(certify.certify)
 app.command("harden")(harden.harden)
 app.command("fit")(fit.fit)
 app.command("compare")(compare.compare)

@@ -49,7 +49,7 @@ class Batch:
 
     learner: the model as it learns, in training mode; several processes meet in it. module: the same model bare, for
     crafting. threat: the budget of this step (it grows during a warm-up). memory: tensors that a method keeps from
-    step to step.
+    step to step. grown: the budget of this step as a share of the full one.
     """
 
     learner: Callable[[Tensor], Tensor]
@@ -60,6 +60,7 @@ class Batch:
     draws: Draws
     criterion: Criterion = field(default_factory=Criterion)
     memory: dict[str, Tensor] = field(default_factory=dict)
+    grown: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)

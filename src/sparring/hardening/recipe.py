@@ -120,6 +120,7 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     "fast": ("fast", {}),
     "pgd": ("pgd", {}),
     "trades": ("trades", {}),
+    "certified": ("certified", {"eps_warmup": 0.6, "ema": 0.0, "recover": False}),
 }
 """Name to method and the settings that differ from `Recipe`'s."""
 

@@ -52,6 +52,7 @@ class Stepper:
             Draws(len(images), seed_of(self.seed, "craft", step, *where)),
             Criterion(recipe.label_smoothing, recipe.loss),
             self.memory,
+            eps / self.threat.eps if self.threat.eps else 1.0,
         )
 
     def gradients(

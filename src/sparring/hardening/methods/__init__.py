@@ -1,6 +1,7 @@
 """The ways to train, one paper per file, and the table that text, command and documentation read."""
 
 from sparring.hardening.method import Batch, Criterion, Method
+from sparring.hardening.methods.certified import Certified
 from sparring.hardening.methods.clean import Clean
 from sparring.hardening.methods.fast import Fast
 from sparring.hardening.methods.fgsm_mix import FGSMMix
@@ -19,6 +20,7 @@ METHODS: dict[str, type[Method]] = {
     "pgd": PGD,
     "trades": TRADES,
     "mart": MART,
+    "certified": Certified,
 }
 """Name to class. A new method is one new file and one line here."""
 
@@ -29,6 +31,7 @@ __all__ = [
     "PGD",
     "TRADES",
     "Batch",
+    "Certified",
     "Clean",
     "Criterion",
     "FGSMMix",

@@ -1,0 +1,161 @@
+"""Bounds of every layer: intervals forward (IBP, Gowal et al. 2018), lines backward (CROWN, Zhang et al. 2018)."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from sparring.certification.curves import Curve, ReLU
+from sparring.certification.layers import Input, Interval, Layer, MaxPool, Scale
+from sparring.certification.region import Domain, slack
+
+MEMORY = 2**25
+"""Numbers in the largest tensor of coefficients: what rows and images are cut into pieces for."""
+WORK = 4096
+"""A layer with more values than this keeps its interval bounds: to tighten each by a pass of its own costs too much."""
+
+
+def intervals(layers: list[Layer], domain: Domain) -> list[Interval]:
+    """Interval bounds of every layer."""
+    found: list[Interval] = []
+    for layer in layers:
+        found.append(layer.interval(*_given(layer, found, domain)))
+    return found
+
+
+def _given(layer: Layer, found: list[Interval], domain: Domain) -> list[Interval]:
+    return [found[i] for i in layer.inputs] or [(domain.lower, domain.upper)]
+
+
+def lower_bound(layers: list[Layer], known: list[Interval], start: int, a: Tensor, domain: Domain) -> Tensor:
+    """A lower bound (N, R) of A·y, where y is the result of layer `start` and A has the shape (N or 1, R, *shape).
+
+    Lines are drawn over the intervals `known`. The bound is lowered for rounding.
+    """
+    waiting: dict[int, Tensor] = {start: a}
+    constant: Tensor = a.new_zeros((len(domain.images), a.shape[1]))
+    heard = constant
+    for place in range(start, 0, -1):
+        if place not in waiting:
+            continue
+        layer = layers[place]
+        back, extra = layer.pull(waiting.pop(place), *(known[i] for i in layer.inputs))
+        constant = constant + extra
+        heard = heard + (extra.abs() if isinstance(extra, Tensor) else abs(extra))
+        for i, part in zip(layer.inputs, back, strict=True):
+            waiting[i] = waiting[i] + part if i in waiting else part
+    if 0 not in waiting:
+        return constant
+    rows = waiting[0]
+    return constant + domain.least(rows) - slack(a.dtype) * (domain.magnitude(rows) + heard).detach()
+
+
+def tightened(layers: list[Layer], domain: Domain, work: int = WORK) -> list[Interval]:
+    """Interval bounds of every layer, those before an activation or a maximum tightened by lines back to the input.
+
+    A layer with more than `work` values keeps its intervals.
+    """
+    bent = {layer.inputs[0] for layer in layers if isinstance(layer, (Curve, ReLU, MaxPool))}
+    found: list[Interval] = []
+    for place, layer in enumerate(layers):
+        found.append(layer.interval(*_given(layer, found, domain)))
+        exact = domain.norm == "linf" and _one_mix(layers[: place + 1])
+        mixes = not isinstance(layer, (Input, Curve, ReLU))  # an activation's result is as tight as what goes into it
+        if place in bent and mixes and not exact and math.prod(layer.shape) <= work:
+            found[place] = _tighter(layers, found, place, domain)
+    return found
+
+
+def _one_mix(layers: list[Layer]) -> bool:
+    """Intervals lose nothing through a single layer that adds pixels up."""
+    return sum(not isinstance(layer, (Input, Scale)) for layer in layers) <= 1
+
+
+def _tighter(layers: list[Layer], known: list[Interval], place: int, domain: Domain) -> Interval:
+    low, high = (end.flatten(1).clone() for end in known[place])
+    rows = ((low < 0) & (high > 0)).any(0).nonzero().flatten() if _only_signs(layers, place) else None
+    rows = torch.arange(low.shape[1], device=low.device) if rows is None else rows
+    widest = max(math.prod(layer.shape) for layer in layers[: place + 1])
+    for part in torch.split(rows, max(1, MEMORY // (2 * widest * len(low)))):
+        unit = low.new_zeros((len(part), low.shape[1]))
+        unit[torch.arange(len(part)), part] = 1
+        both = torch.cat([unit, -unit]).view(1, -1, *layers[place].shape)
+        least, most = lower_bound(layers, known, place, both, domain).chunk(2, 1)
+        low[:, part], high[:, part] = torch.maximum(low[:, part], least), torch.minimum(high[:, part], -most)
+    high = torch.maximum(low, high)  # equal up to rounding
+    return low.view_as(known[place][0]), high.view_as(known[place][1])
+
+
+def _only_signs(layers: list[Layer], place: int) -> bool:
+    """Only ReLUs look at this layer: where the sign is certain, a tighter bound changes nothing."""
+    users = [layer for layer in layers if place in layer.inputs]
+    return all(isinstance(user, ReLU) for user in users)
+
+
+def rivals(labels: Tensor, classes: int, like: Tensor) -> Tensor:
+    """Rows z_label - z_j for every other class j, (N, classes - 1, classes)."""
+    eye = torch.eye(classes, dtype=like.dtype, device=like.device)
+    others = torch.arange(classes - 1, device=like.device).expand(len(labels), -1)
+    others = others + (others >= labels.unsqueeze(1)).long()
+    return eye[labels].unsqueeze(1) - eye[others]
+
+
+def margins(layers: list[Layer], known: list[Interval], labels: Tensor, domain: Domain, method: str) -> Tensor:
+    """Lower bounds of z_label - z_j, (N, classes - 1). "ibp": by intervals through all but the last affine layer."""
+    classes = layers[-1].shape[0]
+    rows = rivals(labels, classes, domain.images)
+    if method != "ibp":
+        return lower_bound(layers, known, len(layers) - 1, rows, domain)
+    back, extra = layers[-1].pull(rows, *(known[i] for i in layers[-1].inputs))
+    total: Tensor = rows.new_zeros(rows.shape[:2]) + extra
+    for i, part in zip(layers[-1].inputs, back, strict=True):
+        low, high = (end.flatten(1) for end in known[i])
+        a = part.flatten(2)
+        mid, rad = (low + high) / 2, (high - low) / 2
+        total = total + torch.einsum("nrd,nd->nr", a, mid) - torch.einsum("nrd,nd->nr", a.abs(), rad)
+        loss = torch.einsum("nrd,nd->nr", a.abs(), torch.maximum(low.abs(), high.abs())).detach()
+        total = total - slack(rows.dtype) * loss
+    return total
+
+
+def with_better_slopes(
+    layers: list[Layer], known: list[Interval], labels: Tensor, domain: Domain, steps: int
+) -> Tensor:
+    """`margins`, with the lower lines of the ReLUs chosen by gradient ascent, row by row (Xu et al. 2021).
+
+    Any slope in [0, 1] is sound, so the best bound seen counts.
+    """
+    rows = rivals(labels, layers[-1].shape[0], domain.images)
+    best = lower_bound(layers, known, len(layers) - 1, rows, domain)
+    slopes = {i: _start(known[layers[i].inputs[0]], rows.shape[1]) for i in _relus(layers)}
+    if not slopes or not steps:
+        return best
+    optimizer = torch.optim.Adam(slopes.values(), lr=0.1)
+    for _ in range(steps):
+        with torch.enable_grad():
+            chosen = [
+                dataclasses.replace(layer, slopes=slopes[i]) if isinstance(layer, ReLU) else layer
+                for i, layer in enumerate(layers)
+            ]
+            found = lower_bound(chosen, known, len(layers) - 1, rows, domain)
+            optimizer.zero_grad()
+            (-found.sum()).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        for slope in slopes.values():
+            slope.data.clamp_(0, 1)
+        best = torch.maximum(best, found.detach())
+    return best
+
+
+def _relus(layers: list[Layer]) -> Iterator[int]:
+    return (i for i, layer in enumerate(layers) if isinstance(layer, ReLU))
+
+
+def _start(known: Interval, rows: int) -> Tensor:
+    low, high = known
+    begin = (high > -low).to(low.dtype).unsqueeze(1)
+    return begin.expand(-1, rows, *begin.shape[2:]).clone().requires_grad_()

@@ -1,0 +1,208 @@
+"""The public call: a model and images in, a certificate out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from sparring.certification.bounds import MEMORY, WORK, intervals, margins, tightened, with_better_slopes
+from sparring.certification.certificate import Certificate
+from sparring.certification.graph import trace
+from sparring.certification.layers import Layer
+from sparring.certification.lipschitz import pair_bounds, radii
+from sparring.certification.region import Domain, slack
+from sparring.certification.smoothing import Smoothing
+from sparring.errors import InputError, UnsupportedError, unknown
+from sparring.goal import Untargeted
+from sparring.model import Model, frozen_eval, logits_of
+from sparring.problem import check_images
+from sparring.threat import ThreatModel
+
+METHODS = ("crown", "crown-ibp", "ibp", "smoothing", "lipschitz")
+AT_ONCE = 64
+Report = Callable[[int, int], None]
+
+
+def certify(
+    model: Model,
+    images: Tensor,
+    labels: Tensor,
+    threat: ThreatModel,
+    *,
+    method: str = "crown",
+    slopes: int = 0,
+    radius: int = 0,
+    work: int = WORK,
+    smoothing: Smoothing | None = None,
+    seed: int = 0,
+    batch_size: int | None = None,
+    progress: Report | None = None,
+) -> Certificate:
+    """What no attack within `threat` (linf or l2) can break, image by image.
+
+    images (N, C, H, W) in the threat's box, labels (N,). method: "ibp" propagates intervals; "crown-ibp" draws lines
+    back from the logits over these intervals; "crown" (default) tightens the intervals by lines first, in layers of at
+    most `work` values; "lipschitz" divides the margin by the product of operator norms; "smoothing" certifies the
+    smoothed classifier that `smoothing` describes, in l2, not the model. slopes: steps of gradient ascent on the lines
+    of the ReLUs ("crown", "crown-ibp"). radius: halvings in search of each image's largest budget up to twice `eps`,
+    0 for none (smoothing and lipschitz always give radii). batch_size: images at once, None to choose.
+    progress: called with images done and their number.
+
+    Raises `UnsupportedError` for a threat or a layer that the method has no bounds for, and for a stack.
+    """
+    if method not in METHODS:
+        raise InputError(unknown("method", method, list(METHODS)))
+    if not isinstance(threat, ThreatModel) or threat.norm not in ("linf", "l2"):
+        raise UnsupportedError(f"certificates are for linf and l2 balls, not for {getattr(threat, 'norm', threat)}")
+    if method == "smoothing" and threat.norm != "l2":
+        raise UnsupportedError(f"smoothing certifies l2 balls, not {threat.norm}: choose another method or norm")
+    check_images(images, threat.bounds)
+    labels = Untargeted(labels).labels.to(images.device)
+    if len(labels) != len(images):
+        raise InputError(f"labels must be one per image, got {len(labels)} for {len(images)}")
+    if method == "smoothing":
+        return _smoothed(model, images, labels, threat, smoothing or Smoothing(), seed, progress)
+    graph = trace(model, images)
+    with frozen_eval(model), torch.no_grad():
+        layers = graph.layers()
+        if method == "lipschitz":
+            return _by_lipschitz(model, layers, images, labels, threat)
+        bounder = Bounder(layers, threat, method, slopes, work)
+        return _by_bounds(model, bounder, images, labels, radius, batch_size, progress)
+
+
+class Bounder:
+    """Lower bounds of the margins of a batch, by one of the three ways to bound."""
+
+    def __init__(self, layers: list[Layer], threat: ThreatModel, method: str, slopes: int, work: int) -> None:
+        self.layers, self.threat, self.method, self.slopes, self.work = layers, threat, method, slopes, work
+
+    def least(self, images: Tensor, labels: Tensor, eps: Tensor | None = None) -> Tensor:
+        """The least margin over all rivals, (N,), for the threat's budget or one per image."""
+        domain = Domain.build(self.threat, images, eps)
+        bounds = self.layers, domain
+        known = tightened(*bounds, self.work) if self.method == "crown" else intervals(*bounds)
+        by_intervals = margins(self.layers, known, labels, domain, "ibp")
+        if self.method == "ibp":
+            return by_intervals.amin(1)
+        if self.slopes:
+            lines = with_better_slopes(self.layers, known, labels, domain, self.slopes)
+        else:
+            lines = margins(self.layers, known, labels, domain, "crown")
+        return torch.maximum(lines, by_intervals).amin(1)
+
+    def largest(self, images: Tensor, labels: Tensor, halvings: int) -> Tensor:
+        """The largest budget up to twice the threat's for which the least margin is above 0, from below."""
+        low = images.new_zeros(len(images))
+        high = torch.full_like(low, 2 * self.threat.eps)
+        for _ in range(halvings):
+            middle = (low + high) / 2
+            held = self.least(images, labels, middle) > 0
+            low, high = torch.where(held, middle, low), torch.where(held, high, middle)
+        return low
+
+    def at_once(self) -> int:
+        """Images whose coefficients fit into memory."""
+        widest = max(math.prod(layer.shape) for layer in self.layers)
+        return max(1, min(AT_ONCE, MEMORY // (64 * widest)))
+
+
+def _by_bounds(
+    model: Model,
+    bounder: Bounder,
+    images: Tensor,
+    labels: Tensor,
+    radius: int,
+    batch_size: int | None,
+    progress: Report | None,
+) -> Certificate:
+    size = batch_size or bounder.at_once()
+    lowers, reaches, said = [], [], []
+    for start in range(0, len(images), size):
+        x, y = images[start : start + size], labels[start : start + size]
+        said.append(logits_of(model, x).argmax(1))
+        lowers.append(bounder.least(x, y))
+        if radius:
+            reaches.append(bounder.largest(x, y, radius))
+        if progress is not None:
+            progress(min(start + size, len(images)), len(images))
+    lower, prediction, threat = torch.cat(lowers), torch.cat(said), bounder.threat
+    certified = (lower > 0) & (prediction == labels)
+    reach = torch.where(prediction == labels, torch.cat(reaches), 0.0).double() if radius else None
+    if reach is not None:
+        reach = torch.where(certified, reach.clamp_min(threat.eps), reach)
+    return Certificate(
+        bounder.method,
+        "the model itself, deterministically; bounds are lowered by "
+        f"{slack(images.dtype):.0e} of the sums they come from, for rounding",
+        threat.norm,
+        threat.eps,
+        labels,
+        prediction,
+        certified,
+        lower,
+        reach,
+    )
+
+
+def _by_lipschitz(
+    model: Model, layers: list[Layer], images: Tensor, labels: Tensor, threat: ThreatModel
+) -> Certificate:
+    logits = logits_of(model, images)
+    pairs = pair_bounds(layers, threat.norm)
+    loss = 1e-5 * logits.abs().amax(1)
+    reach = radii(logits, labels, pairs)
+    gaps = logits.gather(1, labels.unsqueeze(1)) - logits.scatter(1, labels.unsqueeze(1), -math.inf)
+    sure = gaps.amin(1) > 2 * loss
+    reach = torch.where(sure, reach * (1 - 1e-5), 0.0).clamp_min(0)
+    certified = reach > threat.eps + threat.tolerance(images)
+    lower = torch.where(sure, reach - threat.eps, math.nan)
+    return Certificate(
+        "lipschitz",
+        "the model itself, deterministically, by a global Lipschitz bound; the box is not used",
+        threat.norm,
+        threat.eps,
+        labels,
+        logits.argmax(1),
+        certified & (logits.argmax(1) == labels),
+        torch.full_like(lower, math.nan),
+        reach,
+    )
+
+
+def _smoothed(
+    model: Model,
+    images: Tensor,
+    labels: Tensor,
+    threat: ThreatModel,
+    how: Smoothing,
+    seed: int,
+    progress: Report | None,
+) -> Certificate:
+    said, reach = how.certify(model, images, seed=seed, progress=progress)
+    said, reach = said.to(labels.device), reach.to(labels.device)
+    certified = (said == labels) & (reach >= threat.eps + threat.tolerance(images))
+    notes = []
+    if threat.eps > how.ceiling:
+        notes.append(
+            f"no image can be certified at {threat.eps:g}: with sigma {how.sigma:g} and {how.n} draws the ceiling is "
+            f"{how.ceiling:.3g}"
+        )
+    return Certificate(
+        "smoothing",
+        f"the smoothed model, noise of sigma {how.sigma:g} and {how.n} draws, with probability "
+        f"{100 * (1 - how.alpha):g} % per image; not the model itself",
+        threat.norm,
+        threat.eps,
+        labels,
+        said,
+        certified,
+        torch.full((len(images),), math.nan),
+        reach,
+        said == -1,
+        how.ceiling,
+        tuple(notes),
+    )
