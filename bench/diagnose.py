@@ -107,21 +107,21 @@ def masked(base: nn.Module, train: tuple[Tensor, Tensor]) -> dict[str, tuple[nn.
     }
 
 
-def truth(model: nn.Module, around: dict[str, str], images: Tensor, labels: Tensor, name: str) -> float:
+def truth(model: nn.Module, around: dict[str, str], images: Tensor, labels: Tensor, name: str, queries: int) -> float:
     if name == "noise":
         return float(drawn(model, images, labels, THREAT, seed=7).worst.mean())
     known = sp.bpda(model, around) if around else model
     stand = torch.ones(len(labels), dtype=torch.bool)
     long = ["pgd:steps=100,loss=margin,restarts=3", "multi_targeted:steps=50", "apgd:steps=100"]
-    for subject, attacks in ((known, long), (model, ["square:queries=5000"])):
+    for subject, attacks in ((known, long), (model, [f"square:queries={queries}"])):
         found = sp.evaluate(subject, images, labels, THREAT, attacks=attacks, seed=3, keep=False)
         stand &= torch.tensor([r.broken_by is None and r.prediction == r.label for r in found.records])
     return float(stand.float().mean())
 
 
-def audited(name: str, model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Any]:
+def audited(name: str, model: nn.Module, images: Tensor, labels: Tensor, effort: str) -> dict[str, Any]:
     start = time.process_time()
-    report = sp.audit(model, images, labels, THREAT, effort="standard")
+    report = sp.audit(model, images, labels, THREAT, effort=effort)
     codes = sorted({f.code for f in report.findings} & MASKING)
     row = {
         "model": name,
@@ -129,7 +129,7 @@ def audited(name: str, model: nn.Module, images: Tensor, labels: Tensor) -> dict
         "robust": round(report.evaluation.robust_accuracy.value or 0, 4),
         "findings": codes,
         "believable": report.believable,
-        "cpu_s": round(time.process_time() - start, 1),
+        "seconds": round(time.process_time() - start, 1),
     }
     print(json.dumps(row), flush=True)
     return row
@@ -139,17 +139,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--honest", type=int, default=20)
     parser.add_argument("--n", type=int, default=100)
+    parser.add_argument("--effort", default="standard")
+    parser.add_argument("--queries", type=int, default=5000, help="of Square, in the reference")
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     train = sp.load_data("digits", split="train", lazy=False)
     images, labels = sp.load_data("digits", n=options.n, lazy=False)
     base = trained(net(), *train, robust=True, epochs=8)
-    rows: dict[str, list[dict[str, Any]]] = {"masked": [], "honest": []}
+    rows: dict[str, Any] = {"n": options.n, "effort": options.effort, "masked": [], "honest": []}
     for name, (model, around, right) in masked(base, train).items():
-        row = audited(name, model, images, labels)
+        row = audited(name, model, images, labels, options.effort)
         row |= {
-            "truth": round(truth(model, around, images, labels, name), 4),
+            "truth": round(truth(model, around, images, labels, name, options.queries), 4),
             "right": bool(right & {*row["findings"]}),
         }
         rows["masked"].append(row)
@@ -159,7 +161,7 @@ def main() -> None:
         activation, robust = ACTIVATIONS[i % len(ACTIVATIONS)], i % 2 == 1
         model = trained(net(activation), *train, robust=robust, epochs=6 if robust else 12)
         kind = f"{activation.__name__}, {'PGD' if robust else 'standard'}, seed {i}"
-        rows["honest"].append(audited(kind, model, images, labels))
+        rows["honest"].append(audited(kind, model, images, labels, options.effort))
         RECORD.write_text(json.dumps(rows, indent=1) + "\n")
 
 

@@ -47,6 +47,7 @@ def test_every_stage_comes_to_its_end_once(net, data):
         "check: the whole box as budget",
         "check: Square on what gradients left",
         "check: gradients on what Square broke",
+        "remedies: what still stands",
     ]
     for stage in stages:
         events = [event for event in told if event.stage == stage]
