@@ -61,7 +61,7 @@ def diagnose(
         landscapes=landscapes,
         queries=queries,
         seed=settings.audit.seed,
-        progress=None if quiet else lambda section: sys.stderr.write(f"{section}\n"),
+        progress=None if quiet else _told,
     )
     if not quiet:
         rendered.terminal(found, Console())
@@ -70,6 +70,10 @@ def diagnose(
         text = rendered.html(found) if html else found.model_dump_json(indent=1) + "\n"
         write_whole(path, text.encode("utf-8", errors="replace"))
         typer.echo(f"saved {path}")
+
+
+def _told(section: str) -> None:
+    sys.stderr.write(f"{section}\n")
 
 
 def _check(paths: list[Path] | tuple[Path, ...]) -> None:
