@@ -76,6 +76,10 @@ def _told(section: str) -> None:
     sys.stderr.write(f"{section}\n")
 
 
+def _tell(section: str) -> None:
+    sys.stderr.write(f"{section}\n")
+
+
 def _check(paths: list[Path] | tuple[Path, ...]) -> None:
     from sparring.files import check_writable
 
