@@ -79,7 +79,7 @@ def trace(model: object, images: Tensor, *, check: bool = True) -> Graph:
             'method="smoothing" asks only for its answers'
         )
     for module in model.modules():
-        if hasattr(module, "stack"):
+        if getattr(type(module), "is_stack", False):
             raise UnsupportedError(
                 "a certificate for a model does not cover a stack around it: certify the model alone"
             )

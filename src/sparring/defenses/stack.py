@@ -7,7 +7,7 @@ import itertools
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -211,6 +211,8 @@ class Stack:
 
 class StackModel(nn.Module):
     """What `Stack.as_model` returns."""
+
+    is_stack: ClassVar[bool] = True  # so that rooms below this one can tell
 
     def __init__(self, stack: Stack, seed: int = 0) -> None:
         super().__init__()
