@@ -13,9 +13,9 @@ import time
 from pathlib import Path
 
 import torch
-from torch import nn
 
 import sparring as sp
+from nets import wong
 from sparring.hardening import TrainingProgress, seeded
 
 HERE = Path(__file__).resolve().parent
@@ -25,20 +25,6 @@ RUNS = {
     "fashion-mnist": {"epochs": 14, "batch_size": 200, "lr": 2e-3, "eps_warmup": 0.6},
     "mnist5k": {"epochs": 60, "batch_size": 100, "lr": 2e-3, "eps_warmup": 0.6},
 }
-
-
-def net() -> nn.Sequential:
-    """Two strided convolutions and two linear layers, 166,406 parameters (Wong & Kolter's small net)."""
-    return nn.Sequential(
-        nn.Conv2d(1, 16, 4, stride=2, padding=1),
-        nn.ReLU(),
-        nn.Conv2d(16, 32, 4, stride=2, padding=1),
-        nn.ReLU(),
-        nn.Flatten(),
-        nn.Linear(32 * 7 * 7, 100),
-        nn.ReLU(),
-        nn.Linear(100, 10),
-    )
 
 
 def told(event: TrainingProgress) -> None:
@@ -52,7 +38,7 @@ def run(name: str) -> dict[str, object]:
     test = sp.load_data(name, split="test", lazy=False)
     threat = sp.ThreatModel("linf", EPS)
     with seeded(0):
-        model = net()
+        model = wong()
     started = time.process_time()
     out = HERE / ".cache" / "certify" / name
     done = sp.harden(

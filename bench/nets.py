@@ -8,7 +8,7 @@ from torch import Tensor, nn
 import models
 
 
-def wong() -> nn.Sequential:
+def wong(hidden: int = 100) -> nn.Sequential:
     """Wong & Kolter's small net, 166,406 parameters."""
     return nn.Sequential(
         nn.Conv2d(1, 16, 4, stride=2, padding=1),
@@ -16,9 +16,9 @@ def wong() -> nn.Sequential:
         nn.Conv2d(16, 32, 4, stride=2, padding=1),
         nn.ReLU(),
         nn.Flatten(),
-        nn.Linear(32 * 7 * 7, 100),
+        nn.Linear(32 * 7 * 7, hidden),
         nn.ReLU(),
-        nn.Linear(100, 10),
+        nn.Linear(hidden, 10),
     )
 
 

@@ -8,19 +8,12 @@ from typing import Any
 
 from torch import nn
 
+from nets import wong
+
 
 def strided() -> nn.Sequential:
     """Two strided convolutions and two linear layers (the shape of Wong & Kolter's small net), 210,618 parameters."""
-    return nn.Sequential(
-        nn.Conv2d(1, 16, 4, stride=2, padding=1),
-        nn.ReLU(),
-        nn.Conv2d(16, 32, 4, stride=2, padding=1),
-        nn.ReLU(),
-        nn.Flatten(),
-        nn.Linear(32 * 7 * 7, 128),
-        nn.ReLU(),
-        nn.Linear(128, 10),
-    )
+    return wong(hidden=128)
 
 
 def striding() -> nn.Sequential:
