@@ -145,7 +145,9 @@ def test_the_room_reads_plain_results_only() -> None:
         "sparring.auditing.report",
         "sparring.reports",
         "sparring.budget",
+        "sparring.certification.certificate",
         "sparring.defenses.comparison",
+        "sparring.diagnosis.result",
         "sparring.estimate",
     )
     for path in ROOM.rglob("*.py"):

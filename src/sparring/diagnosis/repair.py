@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from sparring.diagnosis.blockers import Trace, traced
 from sparring.diagnosis.detours import Detour, Detoured, explained, works_element_by_element
 from sparring.errors import SparringError
+from sparring.goal import Untargeted
 from sparring.losses import class_margin
 from sparring.model import Model, frozen_eval, logits_of
+from sparring.problem import check_classes
 from sparring.threat import ThreatModel
 
 STEPS = 8
@@ -52,6 +54,7 @@ def repaired(model: Model, images: Tensor, labels: Tensor, threat: ThreatModel) 
         return None
     images, labels = images[:JUDGED_ON], labels[:JUDGED_ON]
     with torch.random.fork_rng(devices=[]), frozen_eval(model):
+        check_classes(Untargeted(labels), _answers(model, images).shape[1])
         trace = traced(model, images, labels)
         own = _left(model, images, labels, threat)
         best: tuple[float, Detoured] | None = None
