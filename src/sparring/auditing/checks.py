@@ -10,6 +10,7 @@ from sparring.auditing.report import Curve, Finding, Severity
 from sparring.auditing.request import Request, sample
 from sparring.estimate import Estimate, mcnemar, proportion
 from sparring.evaluation import Evaluation
+from sparring.evaluation.evaluation import MASKED as LOOK_MASKED
 from sparring.evaluation.evaluation import survived
 from sparring.threat import Threat, ThreatModel
 
@@ -162,7 +163,7 @@ def from_stages(evaluation: Evaluation) -> list[Finding]:
     said = [f"{stage.attack}: {note}" for stage in evaluation.stages for note in stage.notes if "NaN" in note]
     if said:
         findings.append(FINDINGS["unusable-numbers"].found("; ".join(said)))
-    doubts = [warning for warning in evaluation.warnings if warning.startswith("gradients look masked")]
+    doubts = [warning for warning in evaluation.warnings if warning.startswith(LOOK_MASKED)]
     if doubts:
         findings.append(FINDINGS["search-found-more"].found("; ".join(doubts)))
     threat = evaluation.threat

@@ -17,6 +17,7 @@ from sparring.diagnosis.randomised import ATTACKS, Drawn, drawn
 from sparring.diagnosis.repair import repaired
 from sparring.estimate import Estimate, proportion
 from sparring.evaluation import Evaluation, Record
+from sparring.evaluation.evaluation import MASKED as LOOK_MASKED
 from sparring.evaluation.evaluation import StageSummary
 from sparring.evaluation.records import Adversarials
 from sparring.threat import Threat, ThreatModel
@@ -53,7 +54,7 @@ def escalated(request: Request, evaluation: Evaluation, findings: Sequence[Findi
     search without gradients; what they break counts. Else the evaluation as it is.
     """
     codes = {finding.code for finding in findings}
-    doubted = any(warning.startswith("gradients look masked") for warning in evaluation.warnings)
+    doubted = any(warning.startswith(LOOK_MASKED) for warning in evaluation.warnings)
     left = survivors_of(request, evaluation)
     if not (codes & SMELLS or doubted) or not left or not isinstance(request.threat, ThreatModel):
         return evaluation
@@ -96,7 +97,7 @@ def merged(evaluation: Evaluation, more: Evaluation, indices: Sequence[int]) -> 
     for stage in more.stages:
         robust -= stage.broke
         after = proportion(max(robust, 0), len(records)) if not evaluation.targeted else stage.robust_after
-        stages.append(replace(stage, robust_after=after, purpose="remedy: gradients look masked"))
+        stages.append(replace(stage, robust_after=after, purpose=f"remedy: {LOOK_MASKED}"))
     warnings = tuple(dict.fromkeys((*evaluation.warnings, *more.warnings)))
     return replace(
         evaluation,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sparring.norms import per_image
 from sparring.threat import ThreatModel
 
 HALVINGS = 12
@@ -34,7 +35,7 @@ class Domain:
         budget = images.new_full((len(images),), threat.eps) if eps is None else eps.to(images)
         budget = budget + threat.tolerance(images)
         low, high = threat.bounds
-        each = budget.view(-1, *[1] * (images.dim() - 1))
+        each = per_image(budget, images)
         reach = each if threat.norm == "linf" else torch.minimum(each, each.new_full((), high - low))
         lower, upper = (images - reach).clamp_min(low), (images + reach).clamp_max(high)
         if threat.mask is not None:

@@ -21,16 +21,12 @@ if TYPE_CHECKING:
     from sparring.reports.certificates import Point
 
 METHODS = ("crown", "crown-ibp", "ibp", "smoothing", "lipschitz")
-FORMS = (".html", ".json")
 STEPS = 9
 
 
+@o.with_subject(but=["batch_size"])
 def certify(
-    model: o.ModelFlag = None,
-    data: o.DataFlag = None,
-    n: o.NumberFlag = None,
-    eps: o.EpsFlag = None,
-    norm: o.NormFlag = None,
+    flags: o.Flags,
     method: Annotated[
         str,
         typer.Option(
@@ -57,16 +53,6 @@ def certify(
         float | None,
         typer.Option(help="Exit 1 if the lower end of the certified accuracy's interval is below, --fail-under 0.5."),
     ] = None,
-    weights: o.WeightsFlag = None,
-    mean: o.MeanFlag = None,
-    std: o.StdFlag = None,
-    outputs: o.OutputsFlag = None,
-    output_index: o.IndexFlag = None,
-    device: o.DeviceFlag = None,
-    size: o.SizeFlag = None,
-    channels: o.ChannelsFlag = None,
-    seed: o.SeedFlag = None,
-    config: o.ConfigFlag = None,
     quiet: o.QuietFlag = False,
 ) -> None:
     """Prove, image by image, that no attack within the budget changes the answer.
@@ -80,28 +66,12 @@ def certify(
 
       sparring certify -m digits-cnn --norm l2 --eps 0.25 --method smoothing --sigma 0.25 --draws 10000 -n 50
     """
-    flags = {
-        "model": model,
-        "data": data,
-        "n": n,
-        "eps": eps,
-        "norm": norm,
-        "weights": weights,
-        "mean": o.numbers(mean, "--mean"),
-        "std": o.numbers(std, "--std"),
-        "outputs": outputs,
-        "output_index": o.index(output_index),
-        "device": device,
-        "size": o.whole_numbers(size, "--size"),
-        "channels": channels,
-        "seed": seed,
-    }
     if method not in METHODS:
         raise ConfigError(unknown("method", method, list(METHODS)))
     if bracket and method == "smoothing":
         raise ConfigError("--bracket is about the model; a smoothing certificate is not: leave one of them out")
-    _check_reports(report or [])
-    settings = o.declared(config, **flags).config
+    o.check_reports(report or ())
+    settings = flags.declared().config
     if settings.stack is not None and settings.stack.transforms and not quiet:
         show.assumptions(["the model alone: a certificate does not cover the [stack] around it"])
     how = {"method": method, "slopes": slopes, "radius": 12 if radius else 0}
@@ -185,24 +155,15 @@ def _plain(point: Point) -> dict[str, float | None]:
     return {"eps": eps, "certified": low.value, "attacked": None if high is None else high.value}
 
 
-def _check_reports(paths: list[Path]) -> None:
-    from sparring.files import check_writable
-
-    for path in paths:
-        if path.suffix.lower() not in FORMS:
-            raise ConfigError(f"report path must end in {' or '.join(FORMS)}, got {str(path)!r}")
-        check_writable(path)
-
-
 @contextmanager
 def _progress(quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
     """A bar on a terminal, a line at the end elsewhere."""
     if quiet:
         yield None
     elif sys.stderr.isatty():
-        with show._bars() as bars:
-            task = bars.add_task("certify", total=None, robust="")
-            yield lambda done, total: bars.update(task, completed=done, total=total)
+        with show.bars() as shown:
+            task = shown.add_task("certify", total=None, robust="")
+            yield lambda done, total: shown.update(task, completed=done, total=total)
     else:
         yield _in_log
 

@@ -9,14 +9,12 @@ import typer
 
 from sparring.cli import options as o
 from sparring.cli import show, stacks, subject
-from sparring.errors import ConfigError, InputError
+from sparring.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from sparring.defenses import Stack
-
-FORMS = (".html", ".json")
 
 
 @o.with_subject(but=["batch_size", "config"])
@@ -58,7 +56,7 @@ def compare(
 
       sparring compare jpeg.toml squeezing.toml
     """
-    _check_reports(report or ())
+    o.check_reports(report or ())
     settings = [o.declared(path, **flags.values) for path in (configs or (None,))]
     if configs is None and settings[0].config.stack is None and not transform:
         raise ConfigError("there is nothing to compare: add [stack] to sparring.toml, name files, or give --transform")
@@ -123,15 +121,3 @@ def _told() -> Callable[[str, int], None]:
         typer.echo(f"{stage}: {standing} standing", err=True)
 
     return tell
-
-
-def _check_reports(paths: Sequence[Path]) -> None:
-    from sparring.files import check_writable
-
-    for path in paths:
-        if path.suffix.lower() not in FORMS:
-            raise ConfigError(f"report path must end in {' or '.join(FORMS)}, got {str(path)!r}")
-        try:
-            check_writable(path)
-        except InputError as error:
-            raise ConfigError(str(error)) from error

@@ -10,9 +10,6 @@ import typer
 
 from sparring.cli import options as o
 from sparring.cli import show, subject
-from sparring.errors import ConfigError
-
-FORMS = (".html", ".json")
 
 
 @o.with_subject(but=["batch_size"])
@@ -42,7 +39,7 @@ def diagnose(
 
       sparring diagnose -m digits-cnn -n 100 --eps 0.1 --sample 32 --queries 500
     """
-    _check(report or ())
+    o.check_reports(report or ())
     settings, assumed = subject.with_defaults(flags.declared().config)
     show.assumptions(() if quiet else assumed)
     loaded = subject.load(settings)
@@ -78,12 +75,3 @@ def _told(section: str) -> None:
 
 def _tell(section: str) -> None:
     sys.stderr.write(f"{section}\n")
-
-
-def _check(paths: list[Path] | tuple[Path, ...]) -> None:
-    from sparring.files import check_writable
-
-    for path in paths:
-        if path.suffix.lower() not in FORMS:
-            raise ConfigError(f"report path must end in {' or '.join(FORMS)}, got {str(path)!r}")
-        check_writable(path)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from sparring.budget import NORMS
-from sparring.errors import ConfigError
+from sparring.errors import ConfigError, InputError
 from sparring.loading.names import DATA_SETS, MODELS
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ DEFAULT_CONFIG = Path("sparring.toml")
 DEFAULT_EPS = {"linf": "8/255", "l2": 0.5, "l1": 12, "l0": 10}
 """Budgets of the literature for colour pictures; the screen says when one of them was taken."""
 EFFORTS = ("quick", "standard", "thorough", "autoattack")
+REPORT_FORMS = (".html", ".json")
 TARGET_RULES = ("least-likely", "runner-up", "random")
 OUTPUTS = ("logits", "probabilities", "one-logit", "one-probability")
 """Names that the shell completes; a test keeps them equal to what the library knows."""
@@ -208,6 +209,19 @@ def completed(config: Config, flags: dict[str, Any]) -> dict[str, Any]:
     if config.threat is None and flags.get("eps") is None and flags.get("norm") in DEFAULT_EPS:
         flags["eps"] = DEFAULT_EPS[flags["norm"]]
     return flags
+
+
+def check_reports(paths: Iterable[Path]) -> None:
+    """Before the work: every file that is to be written is .html or .json and can be. Raises `ConfigError`."""
+    from sparring.files import check_writable
+
+    for path in paths:
+        if path.suffix.lower() not in REPORT_FORMS:
+            raise ConfigError(f"report path must end in {' or '.join(REPORT_FORMS)}, got {str(path)!r}")
+        try:
+            check_writable(path)
+        except InputError as error:
+            raise ConfigError(str(error)) from error
 
 
 def index(text: str | None) -> int | str | None:

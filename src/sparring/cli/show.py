@@ -32,13 +32,14 @@ def progress(quiet: bool = False) -> Iterator[Report]:
     if quiet:
         yield lambda _: None
     elif sys.stderr.isatty():
-        with _bars() as bars:
-            yield _on_terminal(bars)
+        with bars() as shown:
+            yield _on_terminal(shown)
     else:
         yield _in_log()
 
 
-def _bars() -> Bars:
+def bars() -> Bars:
+    """Progress bars on standard error; a task has the field `robust`, shown behind its numbers."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[robust]}"))

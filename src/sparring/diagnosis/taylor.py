@@ -10,6 +10,7 @@ from sparring.diagnosis.result import FirstOrder, Line
 from sparring.goal import Untargeted
 from sparring.losses import resolve
 from sparring.model import Model, frozen_eval, logits_of
+from sparring.norms import per_image
 from sparring.threat import ThreatModel
 
 STEPS = (0.0, 0.125, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
@@ -62,7 +63,7 @@ def top_curvature(
     vector = torch.randn(images.shape[1:], generator=generator, dtype=torch.float64).to(images).expand_as(images)
     value = torch.zeros(len(images), dtype=images.dtype, device=images.device)
     for _ in range(iterations):
-        vector = vector / vector.flatten(1).norm(dim=1).clamp_min(1e-30).view(-1, *[1] * (images.dim() - 1))
+        vector = vector / per_image(vector.flatten(1).norm(dim=1).clamp_min(1e-30), images)
         product = hessian_times(model, images, labels, loss, vector)
         value = (product * vector).flatten(1).sum(1)
         vector = product

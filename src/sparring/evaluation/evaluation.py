@@ -74,6 +74,10 @@ class Evaluation:
         return proportion(sum(r.broken_by is not None for r in attacked), len(attacked))
 
 
+MASKED = "gradients look masked"
+"""How a doubt about gradients begins among the warnings."""
+
+
 def survived(record: Record) -> bool:
     """Right at the start and broken by nothing."""
     return record.prediction == record.label and record.broken_by is None
@@ -101,7 +105,7 @@ class State:
         """Note that gradients cannot be trusted here, since `searches` without them `broken` images more."""
         names = ", ".join(map(str, searches))
         self.doubts.append(
-            f"gradients look masked: {names} broke {broken} images that gradient attacks had not; the true robust "
+            f"{MASKED}: {names} broke {broken} images that gradient attacks had not; the true robust "
             "accuracy may be lower still"
         )
 
