@@ -63,7 +63,7 @@ def escalated(request: Request, evaluation: Evaluation, findings: Sequence[Findi
         MultiTargeted(steps=40, targets=5, random_start=True),
         Square(queries=1000 if request.effort == "quick" else 5000),
     ]
-    if not (set(request.attacks) and any(a.access == "gradients" for a in request.used(evaluation))):
+    if not any(attack.access == "gradients" for attack in request.used(evaluation)):
         battery = battery[2:]
     ran = {stage.attack for stage in evaluation.stages if not stage.purpose}
     chosen = [a for a in battery if request.threat.norm in a.threats and str(a) not in ran]

@@ -120,7 +120,7 @@ def _run(
     results: list[ChunkResult] = []
     try:
         _over_chunks(task, None, 0, expected, state, store, report, clean)
-        for number, stage in enumerate(plan(state, _setting(task, state)), start=1):
+        for number, stage in enumerate(plan(state, _setting(task, state, expected, report)), start=1):
             results = []
             _over_chunks(task, stage, number, max(expected, number), state, store, report, results)
             summaries.append(_summary(stage, results, state, complete=True))
@@ -132,19 +132,30 @@ def _run(
     return evaluation(complete=True)
 
 
-def _setting(task: Task, state: State) -> Setting:
+def _setting(task: Task, state: State, stages: int, report: Callable[[Progress], None]) -> Setting:
     """What a plan may know of the model: what it shows and, if it asks, which gradients mislead."""
+    chunks = task.chunks()
 
-    def doubtful() -> Tensor:
-        found, standing = torch.zeros(len(task.labels), dtype=torch.bool), state.standing()
-        for part in task.chunks():
-            here = standing[part].nonzero().flatten()
-            if len(here) and isinstance(task.threat, ThreatModel):
+    def probed() -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
+        own = []
+        for chunk in filter(task.ranks.mine, range(len(chunks))):
+            part = chunks[chunk]
+            here = state.standing()[part].nonzero().flatten()
+            if len(here):
                 rows = here + part.start
                 problem = _problem(task, task.read(part)[here.to(task.device)], task.goal(rows), "gradients")
-                found[rows] = misleading(problem).cpu()
-                state.forwards[rows] += problem.ledger.forwards
-                state.backwards[rows] += problem.ledger.backwards
+                own.append((rows, misleading(problem).cpu(), problem.ledger.forwards, problem.ledger.backwards))
+            robust = state.robust() / max(1, int(state.seen.sum()))
+            report(Progress("gradient probe", 0, stages, part.stop, len(task.labels), robust))
+        return own
+
+    def doubtful() -> Tensor:
+        found = torch.zeros(len(task.labels), dtype=torch.bool)
+        if isinstance(task.threat, ThreatModel):
+            for rows, misled, forwards, backwards in task.ranks.gathered(probed):
+                found[rows] = misled
+                state.forwards[rows] += forwards
+                state.backwards[rows] += backwards
         return found
 
     return Setting(task.threat.norm, access_of(task.model), task.seed, doubtful)
