@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 _SILENT = "the model answered NaN to {} points the attack visited"
-_COUNTED = re.compile(r"(the model answered NaN to )(\d+)( .*)")
+_COUNTED = re.compile(r"(the model (?:answered NaN to|returns infinite logits for) )(\d+)( .*)")
 
 
 def added_up(notes: Iterable[str]) -> tuple[str, ...]:

@@ -146,6 +146,12 @@ def logits_of(model: Model, images: Tensor) -> Tensor:
     return output
 
 
+def probabilities(logits: Tensor) -> Tensor:
+    """Softmax of logits (N, K), finite whatever they are: one that is infinite takes all, NaN counts as least."""
+    finite = logits.float().nan_to_num(nan=-1e30, posinf=1e30, neginf=-1e30)
+    return torch.softmax(finite, 1)
+
+
 def called(model: Callable[[Tensor], object], images: Tensor) -> object:
     """What the model returns; what it raises becomes a `ModelError`."""
     try:

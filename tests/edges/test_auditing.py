@@ -354,3 +354,16 @@ def test_report_is_the_same_twice_but_for_time(net, data):
 def test_every_finding_is_raised_in_one_of_these_files():
     text = "".join(path.read_text() for path in Path(__file__).parent.glob("test_auditing*.py"))
     assert not [code for code in FINDINGS if f'"{code}"' not in text]
+
+
+def test_infinite_logits_are_told_and_pictures_are_drawn_all_the_same(net, data):
+    def all_or_nothing(z):
+        return torch.where(z == z.amax(1, keepdim=True), z + torch.inf, z)
+
+    images, labels = data
+    right = net(images).argmax(1) == labels
+    report = audited(Around(net, after=all_or_nothing), (images[right][:40], labels[right][:40]))
+    (finding,) = found(report, "unusable-numbers")
+    assert "returns infinite logits for 40 clean images" in finding.evidence
+    assert report.pictures
+    assert all(picture.before_confidence == 1 for picture in report.pictures)

@@ -12,6 +12,7 @@ from sparring.estimate import Estimate, mcnemar, proportion
 from sparring.evaluation import Evaluation
 from sparring.evaluation.evaluation import MASKED as LOOK_MASKED
 from sparring.evaluation.evaluation import survived
+from sparring.evaluation.suspicions import INFINITE
 from sparring.threat import Threat, ThreatModel
 
 PAIRED_SAMPLE = 1000
@@ -160,7 +161,8 @@ def from_stages(evaluation: Evaluation) -> list[Finding]:
     replaced = sorted(note for note in notes if "loss was used instead" in note)
     if replaced:
         findings.append(FINDINGS["loss-replaced"].found("; ".join(replaced), resolved=True))
-    said = [f"{stage.attack}: {note}" for stage in evaluation.stages for note in stage.notes if "NaN" in note]
+    said = [warning for warning in evaluation.warnings if warning.startswith(INFINITE)]
+    said += [f"{stage.attack}: {note}" for stage in evaluation.stages for note in stage.notes if "NaN" in note]
     if said:
         findings.append(FINDINGS["unusable-numbers"].found("; ".join(said)))
     doubts = [warning for warning in evaluation.warnings if warning.startswith(LOOK_MASKED)]

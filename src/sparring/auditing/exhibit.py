@@ -22,7 +22,7 @@ from sparring.evaluation import Evaluation, Progress, evaluate
 from sparring.evaluation.task import Images
 from sparring.files import write_whole
 from sparring.goal import Targeted, Untargeted
-from sparring.model import Model, device_of, frozen_eval, logits_of
+from sparring.model import Model, device_of, frozen_eval, logits_of, probabilities
 from sparring.targets import choose_targets
 from sparring.threat import ThreatModel
 
@@ -183,7 +183,7 @@ def _exhibit(
 
 def predictions(model: Model, image: Tensor, names: Sequence[str] | None, top: int = 3) -> tuple[Prediction, ...]:
     """The most confident classes for one image (1, C, H, W), best first."""
-    confidence = torch.softmax(_logits(model, image)[0], 0)
+    confidence = probabilities(_logits(model, image))[0]
     best = confidence.topk(min(top, len(confidence)))
     return tuple(
         Prediction(label, class_name(label, names), value)

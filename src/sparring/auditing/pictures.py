@@ -15,7 +15,7 @@ from torch import Tensor
 from sparring.auditing.report import Picture
 from sparring.evaluation import Evaluation, Record
 from sparring.evaluation.task import Images
-from sparring.model import Model, device_of, frozen_eval, logits_of
+from sparring.model import Model, device_of, frozen_eval, logits_of, probabilities
 
 
 def png_bytes(image: Tensor, bounds: tuple[float, float] = (0.0, 1.0)) -> bytes:
@@ -84,8 +84,8 @@ def _picture(
     fooled_into = -1 if record.adversarial_prediction is None else record.adversarial_prediction
     with frozen_eval(model), torch.no_grad():
         batch = torch.cat([original, adversarial, rounded]).to(device_of(model, original))
-        confidence = torch.softmax(logits_of(model, batch).float(), 1).cpu()
-    rounded_into = int(confidence[2].argmax())
+        logits = logits_of(model, batch).cpu()
+    confidence, rounded_into = probabilities(logits), int(logits[2].argmax())
     shown, gain = perturbation(original[0], adversarial[0], bounds)
     return Picture(
         index=record.index,

@@ -58,12 +58,12 @@ def bracket(certificate: Certificate, broken: Sequence[bool]) -> Bracket:
     return Bracket(tuple(status), both, certificate.subject)
 
 
-def always_attacked(certified: Tensor, digests: Sequence[bytes], seed: int, share: float = SHARE) -> Tensor:
+def always_attacked(certified: Tensor, digests: Sequence[str], seed: int, share: float = SHARE) -> Tensor:
     """Bool (N,): a random `share` (at least one) of the certified images, by their contents and the seed alone."""
     rows = certified.nonzero().flatten().tolist()
 
     def key(row: int) -> bytes:
-        return hashlib.blake2b(f"{seed}|certified|".encode() + digests[row]).digest()
+        return hashlib.blake2b(f"{seed}|certified|{digests[row]}|{row}".encode()).digest()
 
     chosen = torch.zeros_like(certified)
     chosen[sorted(rows, key=key)[: max(1, round(share * len(rows)))]] = True

@@ -19,14 +19,14 @@ from sparring.evaluation.effort import chosen_plan
 from sparring.evaluation.evaluation import Evaluation, StageSummary, State
 from sparring.evaluation.records import Adversarials, ChunkResult, DiskStore, MemoryStore, Outcome
 from sparring.evaluation.stages import Plan, Setting, Stage
-from sparring.evaluation.suspicions import ASKED_TWICE, misleading, suspicions
-from sparring.evaluation.task import Images, Task, checked_task, run_key
+from sparring.evaluation.suspicions import ASKED_TWICE, INFINITE, misleading, suspicions
+from sparring.evaluation.task import Images, Task, checked_mask, checked_task, run_key
 from sparring.goal import Goal, Untargeted
 from sparring.losses import class_margin
 from sparring.model import Model, frozen_eval
 from sparring.norms import per_image
 from sparring.problem import Problem, added_up, check_classes
-from sparring.rng import Streams, digests
+from sparring.rng import Streams, digest, digests
 from sparring.threat import Threat, ThreatModel
 
 
@@ -60,6 +60,7 @@ def evaluate(
     attacks: Sequence[Attack | str] | None = None,
     effort: str = "standard",
     targets: Tensor | None = None,
+    certified: Tensor | None = None,
     seed: int = 0,
     batch_size: int | None = None,
     out: str | Path | None = None,
@@ -73,7 +74,8 @@ def evaluate(
     targeted evaluation. attacks: objects or text; else `effort` ("quick", "standard",
     "thorough", "autoattack") chooses them image by image.
     out: a folder for records and adversarials; an interrupted run with the same model, data, threat, attacks and
-    seed goes on from there. keep: False forgets the adversarials (where only the counts are wanted). batch_size:
+    seed goes on from there. certified: bool (N,), images that are proved (`sp.certify`) and count as robust without an
+    attack, but for a random twentieth, one at least, that is attacked like all others. keep: False forgets the adversarials (where only the counts are wanted). batch_size:
     images per call of the model, chosen from the model when None.
     progress: called after every chunk. `.warnings` says if the model looks random or returns probabilities.
 
@@ -85,21 +87,28 @@ def evaluate(
         for attack in drawn_on:
             attack.check_threat(threat)
             attack.check_access(model, threat)
+    proved = checked_mask(certified, len(task.labels))
     recipe = [str(attack) for attack in drawn_on] if attacks is not None else [f"effort {effort}"]
     store: MemoryStore | DiskStore = MemoryStore(keep)
     if out is not None:
-        store = DiskStore(Path(out), run_key(task, recipe, drawn_on), keep, task.ranks.rank)
+        key = run_key(task, recipe, drawn_on) | ({} if proved is None else {"certified": digest(proved).hex()})
+        store = DiskStore(Path(out), key, keep, task.ranks.rank)
     try:
         with frozen_eval(model), task.plan.running():
-            return _run(task, plan, len(drawn_on), store, progress or (lambda _: None))
+            return _run(task, State(task.labels, task.targets, proved), plan, len(drawn_on), store, progress)
     finally:
         store.close()
 
 
 def _run(
-    task: Task, plan: Plan, expected: int, store: MemoryStore | DiskStore, report: Callable[[Progress], None]
+    task: Task,
+    state: State,
+    plan: Plan,
+    expected: int,
+    store: MemoryStore | DiskStore,
+    progress: Callable[[Progress], None] | None,
 ) -> Evaluation:
-    state = State(task.labels, task.targets)
+    report = progress or (lambda _: None)
     summaries: list[StageSummary] = []
     clean: list[ChunkResult] = []
 
@@ -120,6 +129,7 @@ def _run(
     results: list[ChunkResult] = []
     try:
         _over_chunks(task, None, 0, expected, state, store, report, clean)
+        state.spare(task.seed)
         for number, stage in enumerate(plan(state, _setting(task, state, expected, report)), start=1):
             results = []
             _over_chunks(task, stage, number, max(expected, number), state, store, report, results)
@@ -230,6 +240,11 @@ def _clean_pass(task: Task, images: Tensor, part: slice) -> ChunkResult:
     if bool(unanswered.any()):
         first = part.start + int(unanswered.nonzero()[0])
         raise ModelError(f"the model returns NaN for {int(unanswered.sum())} clean images, first for image {first}")
+    infinite = int((logits == torch.inf).any(1).sum())
+    if infinite:
+        problem.ledger.notes[
+            f"{INFINITE} for {infinite} clean images, where no margin and no gradient has a meaning"
+        ] = None
     if part.start == 0:
         twice = torch.arange(len(images), device=images.device) < ASKED_TWICE
         again = problem.select(twice).logits(images[twice])

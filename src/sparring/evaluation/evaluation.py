@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sparring.attacks.base import Attack
+from sparring.certification.bracket import always_attacked
 from sparring.estimate import Estimate, proportion
 from sparring.evaluation.records import Adversarials, ChunkResult, Record
 from sparring.threat import Threat
@@ -69,8 +70,10 @@ class Evaluation:
 
     @property
     def attack_success_rate(self) -> Estimate:
-        """Share of the attacked images (right at the start; targeted: and not labelled as the target) that broke."""
-        attacked = [r for r in self.records if r.attacked]
+        """Share of the attacked images (right at the start; targeted: and not labelled as the target) that broke. What
+        is certified needs no attack and counts among them.
+        """
+        attacked = [r for r in self.records if r.attacked or r.certified]
         return proportion(sum(r.broken_by is not None for r in attacked), len(attacked))
 
 
@@ -86,9 +89,11 @@ def survived(record: Record) -> bool:
 class State:
     """What is known so far, one row per image; stages are applied in order."""
 
-    def __init__(self, labels: Tensor, targets: Tensor | None) -> None:
+    def __init__(self, labels: Tensor, targets: Tensor | None, certified: Tensor | None = None) -> None:
         n = len(labels)
         self.labels, self.targets = labels, targets
+        self.certified = torch.zeros(n, dtype=torch.bool) if certified is None else certified
+        self.spared = torch.zeros(n, dtype=torch.bool)
         self.digests = [""] * n
         self.seen, self.attacked = torch.zeros(n, dtype=torch.bool), torch.zeros(n, dtype=torch.bool)
         self.predictions = torch.full((n,), -1)
@@ -108,6 +113,11 @@ class State:
             f"{MASKED}: {names} broke {broken} images that gradient attacks had not; the true robust "
             "accuracy may be lower still"
         )
+
+    def spare(self, seed: int) -> None:
+        """Once the clean pass is done: certified images that are right need no attack, but a few of them get it."""
+        proved = self.certified & self.standing()
+        self.certified, self.spared = proved, proved & ~always_attacked(proved, self.digests, seed)
 
     def margin_values(self) -> Tensor:
         """The smallest margin seen so far, float64 (N,); infinite where the model gave none."""
@@ -137,8 +147,8 @@ class State:
         self.distances[rows] = torch.tensor([o.distance for o in met], dtype=torch.float64)
 
     def standing(self) -> Tensor:
-        """Bool (N,): right at the start, unbroken, and (targeted) not labelled as the target."""
-        standing = self.seen & (self.predictions == self.labels) & (self.broken_stage == 0)
+        """Bool (N,): right at the start, unbroken, not spared as certified, and (targeted) not labelled as the target."""
+        standing = self.seen & (self.predictions == self.labels) & (self.broken_stage == 0) & ~self.spared
         return standing if self.targets is None else standing & (self.targets != self.labels)
 
     def robust(self) -> int:
@@ -150,6 +160,7 @@ class State:
         labels, predictions, stages = (x.tolist() for x in (self.labels, self.predictions, self.broken_stage))
         wrong, distances = self.adversarial_predictions.tolist(), self.distances.tolist()
         forwards, backwards, attacked = (x.tolist() for x in (self.forwards, self.backwards, self.attacked))
+        certified = self.certified.tolist()
         return tuple(
             Record(
                 index=i,
@@ -163,6 +174,7 @@ class State:
                 forwards=forwards[i],
                 backwards=backwards[i],
                 attacked=attacked[i],
+                certified=certified[i],
             )
             for i in self.seen.nonzero().flatten().tolist()
         )

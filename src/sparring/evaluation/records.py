@@ -30,7 +30,8 @@ class Record:
     """One image. `margin`: how far the nearest verified point stayed from the attacker's goal, in logits (negative
     once the goal was met; None where the model gives no finite logits). `distance` is that of the adversarial.
     `forwards` and `backwards` count every pass spent on the image, verification included. `attacked`: some attack was
-    sent to it; one that is wrong from the start, or has its target's label, needs none.
+    sent to it; one that is wrong from the start, or has its target's label, needs none. `certified`: it was declared to
+    be proved, and attacked all the same only if it was drawn for that.
     """
 
     index: int
@@ -44,6 +45,7 @@ class Record:
     forwards: int
     backwards: int
     attacked: bool = True
+    certified: bool = False
 
 
 @dataclass(frozen=True)

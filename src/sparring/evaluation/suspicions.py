@@ -12,7 +12,8 @@ ASKED_TWICE = 8
 """Images that an evaluation shows to the model once more."""
 TOLERATED = 1e-4
 """Difference between two answers, in units of the largest logit, that rounding may explain (Croce & Hein 2020)."""
-
+INFINITE = "the model returns infinite logits"
+"""How the warning of them begins."""
 
 PROBE, HONEST = 0.01, 4.0
 """Step of a probe in units of the box, and the factor by which its effect may miss what the gradient says."""

@@ -138,6 +138,16 @@ def checked_task(
     )
 
 
+def checked_mask(certified: Tensor | None, n: int) -> Tensor | None:
+    """The mask of certified images on the CPU, or `InputError` for anything but one truth value per image."""
+    if certified is None:
+        return None
+    if not isinstance(certified, Tensor) or certified.dtype != torch.bool or certified.shape != (n,):
+        got = f"{certified.dtype} {tuple(certified.shape)}" if isinstance(certified, Tensor) else repr(certified)
+        raise InputError(f"certified must be a bool tensor ({n},), such as certificate.certified, got {got}")
+    return certified.cpu()
+
+
 def chunk_size(numbers_per_image: int, n: int, processes: int = 1) -> int:
     """Images per chunk: a power of two between 16 and 1024 that keeps a chunk near 32 MiB of float32 and, where
     several processes share `n` images, gives each of them at least four chunks.
