@@ -18,7 +18,9 @@ ROOMS = {
     "defenses": {"defenses", "evaluation", "attacks", "perturbations"},
     "hardening": {"hardening", "certification", "evaluation", "attacks", "perturbations"},
     "reports": {"reports"},
-    "loading": {"loading"},
+    "loading": {"loading", "bridges"},
+    "bridges": {"bridges"},
+    "testing": {"testing", "attacks", "evaluation", "auditing", "loading", "reports"},
     "cli": {
         "cli",
         "attacks",
@@ -30,10 +32,12 @@ ROOMS = {
         "hardening",
         "reports",
         "loading",
+        "bridges",
     },
 }
 """Room to the rooms it may import from; everyone may import the flat files."""
 ALSO = {
+    "bridges": {"sparring.loading.limits", "sparring.loading.paths", "sparring.loading.reason"},
     "reports": {
         "sparring.auditing.report",
         "sparring.certification.certificate",
