@@ -56,7 +56,8 @@ def ascend(
     leave at once, and in linf and l2 so do those that the remaining steps cannot solve (`Outlook`).
     """
     velocity: Tensor | None = None
-    outlook = Outlook(step_sizes)
+    whole = problem.threat.eps
+    outlook = Outlook([whole, *step_sizes[1:]] if leap else step_sizes, whole)
     given_up: list[Tensor] = []
     for step, size in enumerate(step_sizes):
         at = problem.gradient(points, loss)

@@ -18,7 +18,8 @@ from sparring.problem import Problem
 class BIM(Attack):
     """FGSM in small steps from the image itself, projected after each; keeps the best iterate per image.
 
-    steps: gradients. step_size: in image units, None for 2.5·eps/steps. early_stop: solved images leave at once.
+    steps: gradients. step_size: in image units, None for 2.5·eps/steps. early_stop: solved images leave at once,
+    hopeless ones (see PGD) too.
     """
 
     paper: ClassVar[str] = "Kurakin, Goodfellow & Bengio, Adversarial Examples in the Physical World, ICLR-W 2017"

@@ -19,7 +19,7 @@ class MIFGSM(Attack):
     """BIM along an accumulated gradient: g ← decay·g + ∇L/‖∇L‖₁ (mean), from the image itself.
 
     steps, decay: the paper's 10 and 1.0. step_size: in image units, None for eps/steps (the paper's).
-    early_stop: solved images leave at once; set it False when the adversarials are meant to transfer.
+    early_stop: solved and hopeless images (see PGD) leave early; set it False when the adversarials are to transfer.
     """
 
     paper: ClassVar[str] = "Dong et al., Boosting Adversarial Attacks with Momentum, CVPR 2018"

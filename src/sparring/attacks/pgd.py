@@ -24,8 +24,9 @@ class PGD(Attack):
     eps where the schedule shrinks it, 2.5·eps/steps (the paper's rule) where it is constant. restarts: independent
     random starts; only unsolved images start again. schedule: "constant", "linear" or "cosine"; None for cosine, or
     constant where a step_size is given.
-    early_stop: solved images leave at once, and so do images whose margin, at five times its recent pace, cannot reach
-    zero in the steps that remain (linf, l2); without it every image gets every step.
+    early_stop: solved images leave at once, and so do those whose margin, at five times its recent pace and growth,
+    cannot reach zero in the steps that remain (linf, l2; judged once the steps so far could have crossed the ball);
+    without it every image gets every step.
     In l1 and l0 the first restart begins at the image with the exact steepest step (a random start there spends the
     few changes at random), and l1 steps are sparse (SLIDE, Tramèr & Boneh 2019, arXiv:1904.13000).
     """
