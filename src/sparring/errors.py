@@ -25,6 +25,14 @@ class ConfigError(SparringError):
     """`sparring.toml` or a flag is wrong."""
 
 
+class EndpointError(SparringError):
+    """A model behind HTTP did not answer, or answered something else than was declared."""
+
+
+class QueriesSpentError(SparringError):
+    """The declared cap of queries is reached; nothing more is sent."""
+
+
 class RecordsError(SparringError):
     """Stored records cannot be read, written or resumed."""
 

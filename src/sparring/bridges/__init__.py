@@ -1,1 +1,25 @@
 """Bridges: models that live elsewhere (behind HTTP, in another framework, in a file of another form) as ours."""
+
+from typing import TYPE_CHECKING
+
+from sparring import _lazy
+
+if TYPE_CHECKING:
+    from sparring.bridges.http import open_endpoint
+    from sparring.bridges.opening import form_of, opened, remarks
+
+__all__ = ["form_of", "open_endpoint", "opened", "remarks"]
+
+_HOMES = {
+    "http": ("open_endpoint",),
+    "opening": ("form_of", "opened", "remarks"),
+}
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        return _lazy.find(__name__, name, _HOMES)
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *globals()} - {"TYPE_CHECKING"})

@@ -122,7 +122,7 @@ def _one_image(config: Config, picture: Picture, attack: str, target: str | None
     pixels = load_image(picture.spec, **_shape(picture, config, info))
     wanted = subject.target_class(config, target, names)
     exhibit = attack_image(
-        stacks.classifier(config, declared_model(config)),
+        stacks.classifier(config, subject.told(declared_model(config))),
         pixels,
         declared_threat(config),
         chosen,

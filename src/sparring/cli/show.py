@@ -26,6 +26,12 @@ def assumptions(lines: Iterable[str]) -> None:
         Console(stderr=True).print(f"assuming {line}", style="dim", highlight=False, markup=False)
 
 
+def remarks(lines: Iterable[str]) -> None:
+    """What is to be known of the model, on standard error."""
+    for line in lines:
+        Console(stderr=True).print(f"note: {line}", style="dim", highlight=False, markup=False, soft_wrap=True)
+
+
 @contextmanager
 def progress(quiet: bool = False) -> Iterator[Report]:
     """A bar per stage on a terminal, one line per stage elsewhere, both on standard error."""

@@ -88,11 +88,21 @@ def _attack(text: str) -> Attack:
         raise InputError(f"attack {text!r}: importing it raised {type(error).__name__}: {error}") from error
 
 
+def told(model: Any) -> Any:
+    """`model`, once what its bridges have to say was said: also in quiet runs, since it may be where requests go."""
+    from sparring.bridges import remarks
+    from sparring.cli import show
+
+    show.remarks(remarks(model))
+    return model
+
+
 def load(config: Config) -> Subject:
-    """Load everything the declaration names."""
+    """Load everything the declaration names; what a bridge did to the model, or sends where, is shown."""
     from sparring.loading import declared_data, declared_model, declared_threat, merge
 
     model, data = declared_model(config), declared_data(config)
+    told(model)
     info = builtin_info(config)
     if info is not None and data.class_names is not None and data.class_names != info.class_names:
         strangers = sorted(set(data.class_names) - set(info.class_names))

@@ -8,10 +8,11 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from sparring.bridges import form_of
 from sparring.budget import NORMS, parse_number
 from sparring.errors import ConfigError, DataError, InputError, unknown
 from sparring.loading.limits import check_bytes
-from sparring.loading.names import DATA_SETS
+from sparring.loading.names import DATA_SETS, MODELS
 from sparring.loading.paths import existing_file, kind_of, user_path
 from sparring.loading.reason import reason
 
@@ -269,7 +270,8 @@ def is_path(key: str, value: Any, folder: Path) -> bool:
         return False
     text = str(value)
     if key == "spec":
-        return text.rpartition(":")[0].endswith(".py")
+        opened = form_of(text if text.startswith(("/", "~")) else str(folder / text)) is not None
+        return text.rpartition(":")[0].endswith(".py") or (opened and text not in MODELS)
     if key == "attack":
         return text.partition(":")[0].endswith(".py")
     if key in ("source", "calibration"):

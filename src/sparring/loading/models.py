@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from sparring import bridges
 from sparring.errors import InputError, unknown
 from sparring.loading import factories
 from sparring.loading.builtin import BUILTIN
@@ -65,6 +66,11 @@ def _network(spec: str | nn.Module, weights: str | Path | None, normalised: bool
         raise InputError(f"model must be a name, an import path or an nn.Module, got {type(spec).__name__}")
     if spec in BUILTIN:
         return _builtin(spec, weights, normalised)
+    bridged = bridges.opened(spec)
+    if bridged is not None:
+        if weights is not None:
+            raise InputError(f"model {spec!r} brings its own weights: leave weights out")
+        return bridged
     if ":" in spec:
         return factories.build(spec)
     suffix = Path(spec).suffix.lower()
