@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sparring.attacks import Attack
-from sparring.auditing import checks, curves, remedies
+from sparring.auditing import checks, curves, proofs, remedies
 from sparring.auditing.compose import Draft, compose
 from sparring.auditing.findings import FINDINGS
 from sparring.auditing.pictures import first_broken
@@ -102,7 +102,7 @@ def audit(
             baseline=baseline,
             progress=progress,
         )
-        draft = _investigate(request, ready)
+        draft = _investigate(request, ready, proofs.attempted(request, ready, task))
         try:
             report = compose(request, draft, started, ready.classes)
         except KeyboardInterrupt:  # all is known: write it down, and leave then
@@ -119,25 +119,28 @@ def _check_gate(fail_under: object) -> None:
         raise InputError(f"fail_under must be a number between 0 and 1, got {fail_under!r}")
 
 
-def _investigate(request: Request, ready: Preflight) -> Draft:
-    random = _random(request, ready)
+def _investigate(request: Request, ready: Preflight, proof: proofs.Proof | None) -> Draft:
+    random, proved = _random(request, ready), None if proof is None else proof.mask
     try:
-        evaluation = request.evaluated(EFFORTS["quick"].everyone[:2] if random and not request.named else None)
+        first = EFFORTS["quick"].everyone[:2] if random and not request.named else None
+        evaluation = request.evaluated(first, certified=proved)
     except EvaluationInterrupted as stop:
         evaluation = stop.evaluation
-    draft = Draft(evaluation, list(ready.findings))
+    draft = Draft(evaluation, list(ready.findings), proof=proof)
     try:
         if evaluation.complete and random:
             evaluation, draft.drawn = remedies.judged_by_draws(request, evaluation)
         elif evaluation.complete:
             _look_closer(request, ready, draft)
+            if draft.contradicted:
+                draft.evaluation = evaluation = request.evaluated()
             evaluation = remedies.escalated(request, evaluation, draft.findings)
         draft.evaluation = evaluation
         draft.pictures = first_broken(request.model, request.images, evaluation, request.class_names)
         draft.complete = evaluation.complete
     except KeyboardInterrupt:
         pass  # what is missing is told as a finding
-    draft.findings = remedies.reopened(draft.findings)
+    draft.findings = remedies.reopened(draft.findings) + proofs.told(draft.contradicted, proof)
     draft.findings += checks.evasion(evaluation) + checks.from_stages(evaluation)
     if not draft.complete:
         draft.findings.append(_interrupted(request, draft))
@@ -157,8 +160,11 @@ def _look_closer(request: Request, ready: Preflight, draft: Draft) -> None:
     if not isinstance(threat, ThreatModel):
         return
     left = checks.standing(request, evaluation)
-    for curve in curves.measured(request, threat, ready.differentiable):
-        draft.curves.append(curve)
+    nearest: dict[int, float] = {}
+    for found in curves.measured(request, threat, ready.differentiable):
+        draft.curves.append(found.curve)
+        nearest |= found.distances
+    draft.contradicted = tuple(proofs.contradicted(evaluation, draft.proof, nearest))
     draft.findings += checks.stronger_curve(draft.curves, left, threat.eps)
     draft.curves.append(curves.headline_point(threat, left, targeted=evaluation.targeted))
     if ready.differentiable:

@@ -104,7 +104,7 @@ def gradient_free(request: Request, evaluation: Evaluation, *, masked: bool) -> 
         fallen = [r.index for r in evaluation.records if r.broken_by in names]
         weight, tried = 1.0, ""
     else:
-        search, survivors = [GRADIENT_FREE], survivors_of(request, evaluation)
+        search, survivors = [GRADIENT_FREE], unproved(request, evaluation)
         most = len(survivors) if masked else GRADIENT_FREE_SAMPLE
         chosen = [survivors[place] for place in sample(len(survivors), most, request.seed)]
         if not chosen:
@@ -129,6 +129,12 @@ def survivors_of(request: Request, evaluation: Evaluation) -> list[int]:
     """The images there is something to attack about and that nobody broke."""
     eligible = set(request.eligible())
     return [r.index for r in evaluation.records if survived(r) and r.index in eligible]
+
+
+def unproved(request: Request, evaluation: Evaluation) -> list[int]:
+    """Those of them that were not spared because they are certified."""
+    spared = {r.index for r in evaluation.records if r.certified and not r.attacked}
+    return [i for i in survivors_of(request, evaluation) if i not in spared]
 
 
 def _iterative(request: Request, evaluation: Evaluation) -> list[Attack]:

@@ -9,11 +9,12 @@ from datetime import UTC, datetime
 import torch
 from torch import nn
 
-from sparring.auditing import sections
+from sparring.auditing import proofs, sections
 from sparring.auditing.baseline import NAMED, compare_reports, regression
+from sparring.auditing.proofs import Proof
 from sparring.auditing.remedies import mean_of
 from sparring.auditing.replay import with_replay
-from sparring.auditing.report import Attacker, Curve, Finding, Gate, Picture, Report, Subject
+from sparring.auditing.report import Attacker, Curve, Finding, Gate, Interval, Picture, Report, Subject
 from sparring.auditing.request import Request
 from sparring.diagnosis.randomised import Drawn
 from sparring.estimate import Estimate
@@ -32,6 +33,8 @@ class Draft:
     pictures: tuple[Picture, ...] = ()
     complete: bool = False
     drawn: Drawn | None = None
+    proof: Proof | None = None
+    contradicted: tuple[int, ...] = ()
 
 
 def compose(request: Request, draft: Draft, started: float, classes: int) -> Report:
@@ -40,6 +43,8 @@ def compose(request: Request, draft: Draft, started: float, classes: int) -> Rep
 
     evaluation = draft.evaluation
     judged = None if draft.drawn is None else _judged(draft.drawn)
+    steps = sorted({point.eps for curve in draft.curves for point in curve.points})
+    proved = proofs.section(draft.proof, evaluation, draft.contradicted, steps or [request.threat.eps])
     seconds = time.perf_counter() - started
     report = Report(
         sparring_version=__version__,
@@ -50,8 +55,11 @@ def compose(request: Request, draft: Draft, started: float, classes: int) -> Rep
         effort=NAMED if request.named else request.effort,
         subject=_subject(request, evaluation, classes),
         attacker=_attacker(request, evaluation, seconds),
-        headline=headline(evaluation, random=_unsettled(draft), judged=judged),
+        headline=headline(
+            evaluation, random=_unsettled(draft), judged=judged, proved=None if proved is None else proved.lower
+        ),
         evaluation=sections.evaluation_section(evaluation, judged),
+        bracket=proved,
         curves=tuple(draft.curves),
         cost=sections.cost_curve(evaluation),
         visibility=sections.visibility(evaluation, request.images, request.model),
@@ -97,7 +105,13 @@ def _gate(report: Report, fail_under: float | None) -> Gate | None:
     )
 
 
-def headline(evaluation: Evaluation, *, random: bool, judged: tuple[Estimate, Estimate, Estimate] | None = None) -> str:
+def headline(
+    evaluation: Evaluation,
+    *,
+    random: bool,
+    judged: tuple[Estimate, Estimate, Estimate] | None = None,
+    proved: Interval | None = None,
+) -> str:
     """What was found, in one sentence. What attacks found holds at least, what they left at most; neither for a model
     whose answers are `random`, where another draw may go either way.
     """
@@ -111,7 +125,8 @@ def headline(evaluation: Evaluation, *, random: bool, judged: tuple[Estimate, Es
     begin = f"Of {n} images the model gets {100 * clean:.1f} % right; an attacker who {_reach(evaluation.threat)}"
     drawn = ", in this draw of its random answers" if random else ", averaged over fresh draws" if judged else ""
     if not evaluation.targeted:
-        return f"{begin} leaves it {'' if random else 'at most '}{100 * share:.1f} % {interval}{drawn}."
+        least = f"; {100 * proved.value:.1f} % are proved" if proved is not None and proved.value else ""
+        return f"{begin} leaves it {'' if random else 'at most '}{100 * share:.1f} % {interval}{drawn}{least}."
     if share.n == 0:
         return f"{begin} found no image to turn into the chosen class."
     found = "none" if not share > 0 else f"{'' if random else 'at least '}{100 * share:.1f} %"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -20,7 +21,20 @@ STEPS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
 """Multiples of eps at which the curves are measured."""
 
 
-def measured(request: Request, threat: ThreatModel, differentiable: bool) -> Iterator[Curve]:
+@dataclass(frozen=True)
+class Measured:
+    """A curve, and the distance of the nearest adversarial it found by image, where it looked for that."""
+
+    curve: Curve
+    distances: dict[int, float]
+
+
+def budgets(threat: ThreatModel) -> list[float]:
+    """Where the curves are measured: 0, the budget, and some multiples of it, rising."""
+    return sorted({0.0, *(_budget(threat, step) for step in STEPS)})
+
+
+def measured(request: Request, threat: ThreatModel, differentiable: bool) -> Iterator[Measured]:
     """FGSM raw (it may rise again) and effort quick's attacks carried along; noise where there is no gradient. Of a
     targeted audit: on the images not labelled as their target.
     """
@@ -29,14 +43,13 @@ def measured(request: Request, threat: ThreatModel, differentiable: bool) -> Ite
         return
     chosen = [eligible[place] for place in sample(len(eligible), SAMPLE, request.seed)]
     rows = torch.tensor(chosen)
-    budgets = sorted({0.0, *(_budget(threat, step) for step in STEPS)})
     for name, attacks, carry in _wanted(differentiable):
         curve = robustness_curve(
             request.model,
             Subset(request.images, chosen),
             request.labels[rows],
             norm=threat.norm,
-            eps=budgets,
+            eps=budgets(threat),
             attacks=attacks,
             targets=None if request.targets is None else request.targets[rows],
             carry=carry,
@@ -48,7 +61,9 @@ def measured(request: Request, threat: ThreatModel, differentiable: bool) -> Ite
             progress=request.told_as(f"curve of {name}"),
         )
         points = zip(curve.eps, curve.accuracy, strict=True)
-        yield Curve(attack=name, norm=curve.norm, points=tuple(_point(eps, share) for eps, share in points))
+        distances = {} if curve.distances is None else dict(zip(chosen, curve.distances, strict=True))
+        shown = Curve(attack=name, norm=curve.norm, points=tuple(_point(eps, share) for eps, share in points))
+        yield Measured(shown, distances)
 
 
 def headline_point(threat: ThreatModel, standing: Estimate, *, targeted: bool) -> Curve:

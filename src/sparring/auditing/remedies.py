@@ -8,7 +8,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from sparring.attacks import PGD, Attack, MultiTargeted, Square
-from sparring.auditing.checks import MASKED, survivors_of
+from sparring.auditing.checks import MASKED, unproved
 from sparring.auditing.findings import FINDINGS
 from sparring.auditing.preflight import Preflight
 from sparring.auditing.report import Finding
@@ -55,7 +55,7 @@ def escalated(request: Request, evaluation: Evaluation, findings: Sequence[Findi
     """
     codes = {finding.code for finding in findings}
     doubted = any(warning.startswith(LOOK_MASKED) for warning in evaluation.warnings)
-    left = survivors_of(request, evaluation)
+    left = unproved(request, evaluation)
     if not (codes & SMELLS or doubted) or not left or not isinstance(request.threat, ThreatModel):
         return evaluation
     battery: list[Attack] = [

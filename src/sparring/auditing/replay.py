@@ -244,6 +244,16 @@ def _gradient_free(request: Request, evaluation: Evaluation) -> list[str]:
     return _on_rows(request, fallen or survivors_of(request, evaluation), search or (GRADIENT_FREE,))
 
 
+def _proof(request: Request, evaluation: Evaluation) -> list[str]:
+    del evaluation
+    return [
+        'proof = sp.certify(model, images, labels, threat, method="crown-ibp")',
+        f"attacked = {_evaluate(request, _specs(request.attacks[:4]))}",
+        "both = [r.index for r in attacked.records if r.broken_by and proof.certified[r.index]]",
+        'print("proved:", int(proof.certified.sum()), "broken all the same:", both)',
+    ]
+
+
 def _notes(request: Request, evaluation: Evaluation) -> list[str]:
     return [
         f"evaluation = {_evaluate(request, _specs(request.used(evaluation)))}",
@@ -282,6 +292,7 @@ _SCRIPTS: dict[str, Callable[[Request, Evaluation], list[str]]] = {
     "unbounded-survivors": _unbounded,
     "gradient-free-wins": _gradient_free,
     "search-found-more": _again,
+    "certificate-contradicted": _proof,
     "nothing-may-change": _again,
     "loss-replaced": _notes,
     "unusable-numbers": _notes,

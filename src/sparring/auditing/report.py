@@ -2,42 +2,24 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from sparring.auditing.plain import Bracket as Bracket
+from sparring.auditing.plain import Curve as Curve
+from sparring.auditing.plain import CurvePoint as CurvePoint
+from sparring.auditing.plain import Interval as Interval
+from sparring.auditing.plain import Plain as Plain
 from sparring.errors import InputError
-from sparring.estimate import Estimate
 from sparring.evaluation import Record
 
-SCHEMA_VERSION = "1.1"
+SCHEMA_VERSION = "1.2"
 
 Severity = Literal["critical", "warning", "note"]
-
-
-class Plain(BaseModel):
-    """Immutable, closed to unknown fields, finite numbers only."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Interval(Plain):
-    """A proportion with its 95 % confidence interval; `value` is null where nothing was counted (n = 0)."""
-
-    value: float | None
-    low: float
-    high: float
-    n: int
-
-    @classmethod
-    def of(cls, estimate: Estimate) -> Interval:
-        """From an `Estimate`."""
-        value = None if math.isnan(estimate) else estimate.value
-        return cls(value=value, low=estimate.low, high=estimate.high, n=estimate.n)
 
 
 class Reference(Plain):
@@ -124,21 +106,6 @@ class EvaluationSection(Plain):
     complete: bool
     stages: tuple[Stage, ...]
     records: tuple[Record, ...]
-
-
-class CurvePoint(Plain):
-    """Accuracy at one budget."""
-
-    eps: float
-    accuracy: Interval
-
-
-class Curve(Plain):
-    """Accuracy against epsilon for one attack."""
-
-    attack: str
-    norm: str
-    points: tuple[CurvePoint, ...]
 
 
 class CostPoint(Plain):
@@ -261,6 +228,7 @@ class Report(Plain):
     attacker: Attacker
     headline: str
     evaluation: EvaluationSection
+    bracket: Bracket | None = None
     curves: tuple[Curve, ...] = ()
     cost: CostCurve | None = None
     visibility: Visibility | None = None

@@ -44,9 +44,9 @@ class Request:
     baseline: Report | None
     progress: Callable[[Progress], None] | None
 
-    def evaluated(self, attacks: Sequence[Attack] | None = None) -> Evaluation:
+    def evaluated(self, attacks: Sequence[Attack] | None = None, *, certified: Tensor | None = None) -> Evaluation:
         """The evaluation itself: all images, the threat and the effort or the attacks that were asked for, or else
-        `attacks`.
+        `attacks`. certified: bool (N,), images that are proved.
         """
         return evaluate(
             self.model,
@@ -56,6 +56,7 @@ class Request:
             attacks=attacks if attacks is not None else self.attacks if self.named else None,
             effort=self.effort,
             targets=self.targets,
+            certified=certified,
             seed=self.seed,
             batch_size=self.batch_size,
             out=self.out,

@@ -62,8 +62,8 @@ def always_attacked(certified: Tensor, digests: Sequence[str], seed: int, share:
     """Bool (N,): a random `share` (at least one) of the certified images, by their contents and the seed alone."""
     rows = certified.nonzero().flatten().tolist()
 
-    def key(row: int) -> bytes:
-        return hashlib.blake2b(f"{seed}|certified|{digests[row]}|{row}".encode()).digest()
+    def key(row: int) -> tuple[bytes, int]:
+        return hashlib.blake2b(f"{seed}|certified|{digests[row]}".encode()).digest(), row
 
     chosen = torch.zeros_like(certified)
     chosen[sorted(rows, key=key)[: max(1, round(share * len(rows)))]] = True

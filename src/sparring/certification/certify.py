@@ -136,8 +136,7 @@ def _by_bounds(
         reach = torch.where(certified, reach.clamp_min(threat.eps), reach)
     return Certificate(
         bounder.method,
-        "the model itself, deterministically; bounds are lowered by "
-        f"{slack(images.dtype):.0e} of the sums they come from, for rounding",
+        subject_of(images.dtype),
         threat.norm,
         threat.eps,
         labels,
@@ -146,6 +145,12 @@ def _by_bounds(
         lower,
         reach,
     )
+
+
+def subject_of(dtype: torch.dtype) -> str:
+    """Of whom bounds speak, and how surely."""
+    allowance = f"{slack(dtype):.0e} of the sums they come from"
+    return f"the model itself, deterministically; bounds are lowered by {allowance}, for rounding"
 
 
 def _by_lipschitz(

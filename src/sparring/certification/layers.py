@@ -171,8 +171,10 @@ class Gather(Layer):
     def pull(self, a: Tensor, *xs: Interval) -> Pulled:
         """The transposed map."""
         flat = a.flatten(0, 1)
-        zeros = flat.new_zeros((len(flat), *self.before))
-        (back,) = torch.func.vjp(self.apply, zeros)[1](flat)
+        learning = torch.is_grad_enabled()
+        with torch.enable_grad():
+            zeros = flat.new_zeros((len(flat), *self.before)).requires_grad_()
+            (back,) = torch.autograd.grad((self.apply(zeros) * flat).sum(), zeros, create_graph=learning)
         return [back.view(*a.shape[:2], *back.shape[1:])], 0.0
 
 

@@ -54,6 +54,11 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for weight in weights:
             self.leaf(weight, live=False)
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Asked by torch; yes would import its compiler (two seconds) to keep it away from what no compiler sees."""
+        return False
+
     def leaf(self, tensor: Tensor, *, live: bool) -> Ref:
         """A tensor that nothing computes: the input, or a weight."""
         ref = Ref(len(self.steps))

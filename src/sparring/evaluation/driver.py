@@ -26,7 +26,7 @@ from sparring.losses import class_margin
 from sparring.model import Model, frozen_eval
 from sparring.norms import per_image
 from sparring.problem import Problem, added_up, check_classes
-from sparring.rng import Streams, digest, digests
+from sparring.rng import Streams, digests
 from sparring.threat import Threat, ThreatModel
 
 
@@ -73,10 +73,10 @@ def evaluate(
     float64, and the model is asked again, before it counts. labels: int64 (N,). targets: one class per image for a
     targeted evaluation. attacks: objects or text; else `effort` ("quick", "standard",
     "thorough", "autoattack") chooses them image by image.
-    out: a folder for records and adversarials; an interrupted run with the same model, data, threat, attacks and
-    seed goes on from there. certified: bool (N,), images that are proved (`sp.certify`) and count as robust without an
-    attack, but for a random twentieth, one at least, that is attacked like all others. keep: False forgets the adversarials (where only the counts are wanted). batch_size:
-    images per call of the model, chosen from the model when None.
+    certified: bool (N,), images that are proved (`sp.certify`): they count as robust without an attack, but for a
+    random twentieth, one at least, that is attacked like all others. out: a folder for records and adversarials; an
+    interrupted run with the same model, data, threat, attacks and seed goes on from there. keep: False forgets the
+    adversarials (where only the counts are wanted). batch_size: images per call, chosen from the model when None.
     progress: called after every chunk. `.warnings` says if the model looks random or returns probabilities.
 
     Raises `InputError` or `ModelError` for unusable input, `EvaluationInterrupted` on Ctrl-C.
@@ -87,15 +87,14 @@ def evaluate(
         for attack in drawn_on:
             attack.check_threat(threat)
             attack.check_access(model, threat)
-    proved = checked_mask(certified, len(task.labels))
+    state = State(task.labels, task.targets, checked_mask(certified, len(task.labels)))
     recipe = [str(attack) for attack in drawn_on] if attacks is not None else [f"effort {effort}"]
     store: MemoryStore | DiskStore = MemoryStore(keep)
     if out is not None:
-        key = run_key(task, recipe, drawn_on) | ({} if proved is None else {"certified": digest(proved).hex()})
-        store = DiskStore(Path(out), key, keep, task.ranks.rank)
+        store = DiskStore(Path(out), run_key(task, recipe, drawn_on, certified), keep, task.ranks.rank)
     try:
         with frozen_eval(model), task.plan.running():
-            return _run(task, State(task.labels, task.targets, proved), plan, len(drawn_on), store, progress)
+            return _run(task, state, plan, len(drawn_on), store, progress or (lambda _: None))
     finally:
         store.close()
 
@@ -106,9 +105,8 @@ def _run(
     plan: Plan,
     expected: int,
     store: MemoryStore | DiskStore,
-    progress: Callable[[Progress], None] | None,
+    report: Callable[[Progress], None],
 ) -> Evaluation:
-    report = progress or (lambda _: None)
     summaries: list[StageSummary] = []
     clean: list[ChunkResult] = []
 

@@ -147,7 +147,7 @@ class State:
         self.distances[rows] = torch.tensor([o.distance for o in met], dtype=torch.float64)
 
     def standing(self) -> Tensor:
-        """Bool (N,): right at the start, unbroken, not spared as certified, and (targeted) not labelled as the target."""
+        """Bool (N,): right at the start, unbroken, not spared as proved, and (targeted) not labelled as the target."""
         standing = self.seen & (self.predictions == self.labels) & (self.broken_stage == 0) & ~self.spared
         return standing if self.targets is None else standing & (self.targets != self.labels)
 

@@ -5,9 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import inspect
-import sys
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +20,7 @@ from sparring.batching import Plan, plan
 from sparring.errors import InputError
 from sparring.evaluation.ranks import Ranks
 from sparring.goal import Goal, Targeted, Untargeted
+from sparring.identity import code_of, settings_of
 from sparring.model import Model, device_of, model_digest
 from sparring.problem import check_images
 from sparring.rng import digest
@@ -157,7 +155,9 @@ def chunk_size(numbers_per_image: int, n: int, processes: int = 1) -> int:
     return int(2 ** (fitting.bit_length() - 1))
 
 
-def run_key(task: Task, recipe: Sequence[str], attacks: Sequence[Attack]) -> dict[str, Any]:
+def run_key(
+    task: Task, recipe: Sequence[str], attacks: Sequence[Attack], certified: Tensor | None = None
+) -> dict[str, Any]:
     """Everything that must be the same for an old record to be used; labels and images go by chunk digests."""
     from sparring import __version__
 
@@ -166,7 +166,7 @@ def run_key(task: Task, recipe: Sequence[str], attacks: Sequence[Attack]) -> dic
         "sparring": __version__,
         "source": _own_source(),
         "dtype": str(first.dtype),
-        "model": model_digest(task.model, tuple(first.shape[1:]), threat.bounds, first),
+        "model": _model_key(task),
         "attacks": list(recipe),
         "code": [identity for attack in attacks for identity in _code(attack)],
         **threat.key(),
@@ -175,6 +175,7 @@ def run_key(task: Task, recipe: Sequence[str], attacks: Sequence[Attack]) -> dic
         "chunk": task.chunk_size,
         "labels": digest(task.labels).hex(),
         "targets": None if task.targets is None else digest(task.targets).hex(),
+        **({} if certified is None else {"certified": digest(certified).hex()}),
     }
 
 
@@ -182,33 +183,28 @@ def run_key(task: Task, recipe: Sequence[str], attacks: Sequence[Attack]) -> dic
 def _own_source() -> str:
     """Identity of the code that makes records: a change of an attack or an effort makes others."""
     root, digest = Path(__file__).parents[1], hashlib.sha256()
-    rooms = [root, *(root / room for room in ("attacks", "evaluation", "perturbations"))]
-    for file in sorted(path for room in rooms for path in room.glob("*.py")):
+    rooms = [root, *(root / room for room in ("attacks", "defenses", "evaluation", "perturbations"))]
+    for file in sorted({path for room in rooms for path in room.glob("*.py" if room == root else "**/*.py")}):
         digest.update(file.read_bytes())
     return digest.hexdigest()
 
 
 def _code(attack: Attack) -> list[str]:
     """Identity of code that sparring's version does not cover: a user's own attack class and functions among the
-    parameters. What cannot be read back by its name (a lambda, a partial, a class typed at a prompt) has no identity
-    that outlives the process, so that no old record is ever taken for it.
+    parameters.
     """
     values = [getattr(attack, f.name) for f in dataclasses.fields(attack)]
     wrapped = [identity for value in values if isinstance(value, Attack) for identity in _code(value)]
     parts = [value for value in values if callable(value) and not isinstance(value, Attack)]
     if type(attack) not in ATTACKS.values():
         parts.append(type(attack))
-    return [*wrapped, *map(_source, parts)]
+    return [*wrapped, *map(code_of, parts)]
 
 
-def _source(thing: object) -> str:
-    module = sys.modules.get(getattr(thing, "__module__", ""))
-    found: object = module
-    for part in getattr(thing, "__qualname__", "<>").split("."):
-        found = getattr(found, part, None)
-    try:
-        if module is None or found is not thing:
-            raise OSError
-        return hashlib.sha256(inspect.getsource(module).encode()).hexdigest()
-    except (OSError, TypeError):
-        return uuid.uuid4().hex
+def _model_key(task: Task) -> list[str]:
+    """Identity of the model: weights and answers, its code, and every value in it that calling it does not change."""
+    first = task.images[0:1]
+    before = settings_of(task.model)
+    digest = model_digest(task.model, tuple(first.shape[1:]), task.threat.bounds, first)
+    held = sorted(before.items() & settings_of(task.model).items())
+    return [digest, code_of(task.model), hashlib.sha256(repr(held).encode()).hexdigest()]

@@ -34,6 +34,7 @@ def render(report: Report) -> str:
         undermining=selections.undermining(report),
         fate=selections.fate(report),
         charts=[_curve_chart(group, f"curve{i}") for i, group in enumerate(selections.curve_groups(report))],
+        bracket=_bracket(report),
         fates=wording.fates(report),
         changed_limit=CHANGED_LIMIT,
         cost=_cost(report.cost),
@@ -113,6 +114,15 @@ def _curve_chart(group: selections.CurveGroup, key: str) -> CurveChart:
     plot = plots.curve_plot(group.curves, key=key, budget=group.budget)
     rows = tuple((numbers.eps_text(eps, group.norm), at, tuple(map(_cell, cells))) for eps, at, cells in group.rows())
     return CurveChart(group.norm, numbers.sample_size(group.intervals), plot, rows)
+
+
+def _bracket(report: Report) -> CurveChart | None:
+    """What is proved and what attacks left, over epsilon: the lowest of the audit's curves."""
+    found, attacked = report.bracket, [c for c in report.curves if len(c.points) > 1]
+    if found is None or found.curve is None or found.lower is None or len(found.curve.points) < 2:
+        return None
+    lowest = sorted(attacked, key=lambda c: sum(p.accuracy.value or 0.0 for p in c.points))[:1]
+    return _curve_chart(selections.CurveGroup(found.curve.norm, report.attacker.eps, (found.curve, *lowest)), "bracket")
 
 
 def _cell(interval: Interval | None) -> tuple[str, str]:

@@ -112,6 +112,7 @@ def _properties(report: Report) -> Element:
         "complete": str(report.complete).lower(),
         "caution": wording.CAUTION,
         "missed_bound": "" if evaluation.missed_bound is None else evaluation.missed_bound,
+        "bracket": "" if report.bracket is None else wording.bracket(report.bracket),
         "baseline": "" if report.comparison is None else report.comparison.verdict,
         "sparring_version": report.sparring_version,
         "schema_version": report.schema_version,

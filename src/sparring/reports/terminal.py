@@ -79,6 +79,8 @@ def _scores(report: Report, pen: Pen) -> Iterator[RenderableType]:
             f"{numbers.count(images.wrong)} {words.wrong}",
         )
         yield pen.line((f"Of {numbers.counted(images.total, 'image')}: {', '.join(parts)}.", ""))
+    if report.bracket is not None:
+        yield pen.line((wording.bracket(report.bracket), ""))
     missed = wording.missed(report)
     yield pen.line((wording.CAUTION + (f" {missed}" if missed else ""), "dim"))
 

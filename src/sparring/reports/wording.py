@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sparring.auditing.report import Attacker, Changed, Comparison, CostCurve, Report, Visibility
+from sparring.auditing.report import Attacker, Bracket, Changed, Comparison, CostCurve, Report, Visibility
 from sparring.reports import numbers
 from sparring.reports.selections import undermining
 
@@ -101,6 +101,27 @@ def shared(comparison: Comparison) -> str:
     ]
     rest = f" Left out: {', '.join(left_out)}." if left_out else ""
     return f"{numbers.counted(comparison.images, 'image')} matched by content.{rest}"
+
+
+def bracket(found: Bracket) -> str:
+    """What is proved, what attacks left, and what lies between."""
+    if found.lower is None:
+        tried = f" ({numbers.counted(found.tried, 'image')} tried)" if found.tried else ""
+        return f"Nothing is proved{tried}: {found.note}."
+    counts = ((found.certified, "proved"), (found.broken, "broken or wrong"), (found.unknown, "unknown"))
+    images = ", ".join(f"{numbers.count(count)} {words}" for count, words in counts)
+    low, high = numbers.percent(found.lower.value), numbers.percent(found.upper.value)
+    return (
+        f"True robust accuracy on these images: at least {low} (proved by {found.method}), at most {high} ({images})."
+    )
+
+
+def spared(found: Bracket) -> str:
+    """What became of the proved images in the attacks."""
+    return (
+        f"Of the {numbers.counted(found.certified, 'proved image')} {numbers.count(found.attacked)} "
+        f"{'was' if found.attacked == 1 else 'were'} attacked all the same, and stood; the others were spared."
+    )
 
 
 def visibility(seen: Visibility) -> str:
