@@ -212,7 +212,8 @@ def model_digest(
     digest = hashlib.sha256(model_name(model).encode())
     if isinstance(model, nn.Module):
         digest.update(repr(model).encode())
-        for name, tensor in sorted(model.state_dict(keep_vars=False).items()):
+        held = {**dict(model.named_buffers()), **model.state_dict(keep_vars=False)}
+        for name, tensor in sorted(held.items()):
             if not isinstance(tensor, Tensor):  # what a module's get_extra_state returns
                 digest.update(f"{name}|{tensor!r}".encode())
                 continue
