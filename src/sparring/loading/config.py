@@ -6,15 +6,17 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
 from sparring.bridges import form_of
 from sparring.budget import NORMS, parse_number
 from sparring.errors import ConfigError, DataError, InputError, unknown
+from sparring.loading.guard_table import GuardTable
 from sparring.loading.limits import check_bytes
 from sparring.loading.names import DATA_SETS, MODELS
 from sparring.loading.paths import existing_file, kind_of, user_path
 from sparring.loading.reason import reason
+from sparring.loading.table import Real, Table, Whole, no_booleans
 
 _T = TypeVar("_T")
 
@@ -32,22 +34,7 @@ def _norm(value: str) -> str:
     return value
 
 
-def _no_booleans(value: Any) -> Any:
-    """TOML tells true from 1; so do we."""
-    if isinstance(value, bool) or (isinstance(value, (list, tuple)) and any(isinstance(v, bool) for v in value)):
-        raise InputError(f"must be a number, got {value!r}")
-    return value
-
-
-_Whole = Annotated[int, BeforeValidator(_no_booleans)]
-_Real = Annotated[float, BeforeValidator(_no_booleans)]
-_PerChannel = Annotated[float | Annotated[tuple[float, ...], Field(min_length=1)], BeforeValidator(_no_booleans)]
-
-
-class Table(BaseModel):
-    """One table of the file: immutable, closed to unknown keys, finite numbers only."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+_PerChannel = Annotated[float | Annotated[tuple[float, ...], Field(min_length=1)], BeforeValidator(no_booleans)]
 
 
 class ModelTable(Table):
@@ -64,7 +51,7 @@ class ModelTable(Table):
     outputs: Literal["logits", "probabilities", "one-logit", "one-probability"] = Field(
         default="logits", description="what the model returns"
     )
-    output_index: _Whole | str | None = Field(
+    output_index: Whole | str | None = Field(
         default=None, description='which element of a tuple or mapping the model returns: 0, "logits", ...'
     )
     device: str = Field(default="cpu", description='"cpu", "cuda", "cuda:1", ...')
@@ -75,9 +62,9 @@ class DataTable(Table):
 
     source: str = Field(min_length=1, description="digits, mnist5k, fashion-mnist, photos, a folder, .npz or idx file")
     split: Literal["train", "test"] = Field(default="test", description='"test" or "train"')
-    n: _Whole | None = Field(default=None, ge=1, description="how many images, class-balanced; left out: all")
-    size: _Whole | tuple[_Whole, _Whole] | None = Field(default=None, description="resize: a number or [height, width]")
-    channels: _Whole | None = Field(default=None, ge=1, description="1 grey, 3 colour; left out: as stored")
+    n: Whole | None = Field(default=None, ge=1, description="how many images, class-balanced; left out: all")
+    size: Whole | tuple[Whole, Whole] | None = Field(default=None, description="resize: a number or [height, width]")
+    channels: Whole | None = Field(default=None, ge=1, description="1 grey, 3 colour; left out: as stored")
     labels: Path | None = Field(default=None, description="labels from a file instead: .npy, .txt or idx1")
     classes: tuple[str, ...] | None = Field(default=None, min_length=1, description="class names in the model's order")
 
@@ -91,9 +78,9 @@ class ThreatTable(Table):
     eps: Annotated[float | str, BeforeValidator(_number_or_fraction)] = Field(
         description='budget in units of the images, a number or a fraction such as "8/255"'
     )
-    bounds: tuple[_Real, _Real] = Field(default=(0.0, 1.0), description="smallest and largest pixel value")
+    bounds: tuple[Real, Real] = Field(default=(0.0, 1.0), description="smallest and largest pixel value")
     mask: Path | None = Field(default=None, description="PNG or .npy; only its nonzero pixels may change")
-    target: Annotated[_Whole, Field(ge=0)] | Literal["least-likely", "runner-up", "random"] | None = Field(
+    target: Annotated[Whole, Field(ge=0)] | Literal["least-likely", "runner-up", "random"] | None = Field(
         default=None,
         description='class to be reached, or "least-likely", "runner-up", "random"; left out: any wrong one',
     )
@@ -106,11 +93,11 @@ class AuditTable(Table):
     attacks: tuple[str, ...] | None = Field(
         default=None, min_length=1, description='a list, instead of an effort: ["pgd:steps=40", ...]'
     )
-    seed: _Whole = Field(default=0, ge=0, lt=2**63, description="decides every random draw")
-    batch_size: _Whole | None = Field(
+    seed: Whole = Field(default=0, ge=0, lt=2**63, description="decides every random draw")
+    batch_size: Whole | None = Field(
         default=None, ge=1, description="images per call of the model; left out: chosen for it"
     )
-    fail_under: _Real | None = Field(
+    fail_under: Real | None = Field(
         default=None, ge=0, le=1, description="a share from 0 to 1: exit 1 below this robust accuracy"
     )
     reports: tuple[Path, ...] = Field(default=(), description="files to write: .json, .html, .xml, .sarif")
@@ -137,7 +124,7 @@ class StackTable(Table):
     flagged: Literal["accept", "purify", "review", "reject"] = Field(
         default="reject", description='what happens to flagged images: "accept", "purify", "review" or "reject"'
     )
-    quorum: _Whole = Field(default=1, ge=1, description="how many detectors must flag an image")
+    quorum: Whole = Field(default=1, ge=1, description="how many detectors must flag an image")
     purifier: tuple[str, ...] = Field(default=(), description='for "purify", transforms as text: ["jpeg:quality=75"]')
     fitted: Path | None = Field(default=None, description="folder that `sparring fit` writes fitted detectors to")
     calibration: str | None = Field(
@@ -154,6 +141,7 @@ class Config(Table):
     threat: ThreatTable | None = None
     audit: AuditTable = AuditTable()
     stack: StackTable | None = None
+    guard: GuardTable | None = None
 
 
 TABLES: dict[str, type[Table]] = {
@@ -162,6 +150,7 @@ TABLES: dict[str, type[Table]] = {
     "threat": ThreatTable,
     "audit": AuditTable,
     "stack": StackTable,
+    "guard": GuardTable,
 }
 """By name. No key stands in two tables, so a key alone names a setting."""
 
@@ -277,4 +266,4 @@ def is_path(key: str, value: Any, folder: Path) -> bool:
     if key in ("source", "calibration"):
         looks = "/" in text or "." in text or text.startswith("~") or kind_of(folder / text) != "missing"
         return bool(text) and text not in DATA_SETS and looks
-    return key in ("weights", "labels", "mask", "records", "reports", "fitted")
+    return key in ("weights", "labels", "mask", "records", "reports", "fitted", "tokens", "quarantine", "profile")

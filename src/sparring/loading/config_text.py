@@ -16,6 +16,7 @@ _HEADINGS = {
     "threat": "What the attacker may do.",
     "audit": "How hard to try, and what to write down.",
     "stack": "What stands around the model: transforms before it, detectors beside it.",
+    "guard": "How `sparring guard` serves and watches that stack.",
 }
 
 

@@ -25,7 +25,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 _GREY = ("1", "L", "LA", "La", "I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 _SIXTEEN_BITS = ("I", "I;16", "I;16B", "I;16L", "I;16N")
-_BROKEN = (
+BROKEN = (
     OSError,
     SyntaxError,
     ValueError,
@@ -87,14 +87,19 @@ def read_picture(path: Path, size: tuple[int, int] | None, channels: int) -> Ten
     if channels not in (1, 3) or isinstance(channels, bool):
         raise InputError(f"pictures have channels 1 (grey) or 3 (colour), got channels={channels!r}")
     with _opened(path) as image:
-        ImageOps.exif_transpose(image, in_place=True)
-        plain = _plain(image, channels)
-        if size is not None:
-            top, left, height, width = centre_box(plain.height, plain.width, size)
-            plain = plain.crop((left, top, left + width, top + height))
-            plain = plain.resize(size[::-1], Image.Resampling.BILINEAR)
-        array = np.array(plain, dtype=np.float32)
-        pixels = torch.from_numpy(array) / (1 if plain.mode == "F" else 255)
+        return as_tensor(image, size, channels)
+
+
+def as_tensor(image: Image.Image, size: tuple[int, int] | None, channels: int) -> Tensor:
+    """An opened picture as float32 (C, H, W) in [0, 1]. Whatever Pillow raises for a broken one goes through."""
+    ImageOps.exif_transpose(image, in_place=True)
+    plain = _plain(image, channels)
+    if size is not None and size != (plain.height, plain.width):
+        top, left, height, width = centre_box(plain.height, plain.width, size)
+        plain = plain.crop((left, top, left + width, top + height))
+        plain = plain.resize(size[::-1], Image.Resampling.BILINEAR)
+    array = np.array(plain, dtype=np.float32)
+    pixels = torch.from_numpy(array) / (1 if plain.mode == "F" else 255)
     planes = pixels[None] if pixels.dim() == 2 else pixels.permute(2, 0, 1)
     return planes.expand(channels, -1, -1).contiguous().clamp_(0, 1)
 
@@ -125,7 +130,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise DataError(f"{path} is not a PNG, JPEG or WebP picture; convert it to PNG first") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _too_large(path, str(error).split(",")[0]) from error
-    except _BROKEN as error:
+    except BROKEN as error:
         raise DataError(f"{path} is a broken picture: {reason(error)}; replace or remove it") from error
 
 

@@ -1,0 +1,125 @@
+"""Micro-batching: images of many requests go to the model together, and no more wait than may wait."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from sparring.guard.refusal import RefusedError
+
+T = TypeVar("T")
+K = TypeVar("K")
+
+
+@dataclass(frozen=True, eq=False)
+class Job(Generic[K, T]):
+    """Images (N, C, H, W) of one request, who sent them, and where the result goes."""
+
+    images: Tensor
+    key: K
+    done: asyncio.Future[T]
+
+
+class Batcher(Generic[K, T]):
+    """Runs `work` in one thread on lists of jobs of at most `most` images together.
+
+    While the thread is busy, jobs gather. When it is free, the first job waits up to `wait` seconds, and only as long
+    as further requests are on their way (`expect`); so a lone client never waits. More than `queue_most` images waiting
+    are refused with 429.
+    """
+
+    def __init__(
+        self, work: Callable[[list[Job[K, T]]], list[T]], most: int = 64, wait: float = 0.002, queue_most: int = 512
+    ) -> None:
+        self.work, self.most, self.wait, self.queue_most = work, most, wait, queue_most
+        self.waiting = 0
+        self.expected = 0
+        self._jobs: deque[Job[K, T]] = deque()
+        self._news = asyncio.Event()
+        self._thread = ThreadPoolExecutor(1, "guard-model")
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to work, inside a running event loop."""
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def close(self) -> None:
+        """Finish what was taken, then stop."""
+        while self.waiting:
+            await asyncio.sleep(0.005)
+        if self._task is not None:
+            self._task.cancel()
+        self._thread.shutdown(wait=True)
+
+    async def submit(self, images: Tensor, key: K) -> T:
+        """The result for one request's images. Raises `RefusedError` where too many wait already."""
+        if self.waiting and self.waiting + len(images) > self.queue_most:
+            raise RefusedError(429, "queue", "too many images are waiting: try again", retry_after=1)
+        job = Job(images, key, asyncio.get_running_loop().create_future())
+        self.waiting += len(images)
+        self._jobs.append(job)
+        self._news.set()
+        return await job.done
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._news.wait()
+            if self.wait and self.expected and self._ready() < self.most:
+                await self._gather(loop)
+            jobs = self._taken()
+            try:
+                results = await loop.run_in_executor(self._thread, self.work, jobs)
+            except asyncio.CancelledError:
+                raise
+            except Exception as error:  # noqa: BLE001 - whoever asked is told
+                for job in jobs:
+                    _settle(job.done, None, error)
+            else:
+                for job, result in zip(jobs, results, strict=True):
+                    _settle(job.done, result, None)
+            self.waiting -= sum(len(job.images) for job in jobs)
+
+    async def _gather(self, loop: asyncio.AbstractEventLoop) -> None:
+        deadline = loop.time() + self.wait
+        while self.expected and self._ready() < self.most and (left := deadline - loop.time()) > 0:
+            self._news.clear()
+            try:
+                await asyncio.wait_for(self._news.wait(), left)
+            except TimeoutError:
+                break
+
+    def _ready(self) -> int:
+        return sum(len(job.images) for job in self._jobs)
+
+    def _taken(self) -> list[Job[K, T]]:
+        """The oldest jobs that fit together; one at least."""
+        jobs, count = [self._jobs.popleft()], 0
+        count = len(jobs[0].images)
+        while self._jobs and count + len(self._jobs[0].images) <= self.most:
+            jobs.append(self._jobs.popleft())
+            count += len(jobs[-1].images)
+        if not self._jobs:
+            self._news.clear()
+        return jobs
+
+
+def together(jobs: list[Job[K, T]]) -> Tensor:
+    """The images of all jobs."""
+    return jobs[0].images if len(jobs) == 1 else torch.cat([job.images for job in jobs])
+
+
+def _settle(done: asyncio.Future[T], result: T | None, error: Exception | None) -> None:
+    if done.cancelled():  # the client left
+        return
+    if error is not None:
+        done.set_exception(error)
+    else:
+        done.set_result(result)  # type: ignore[arg-type]

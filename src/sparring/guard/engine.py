@@ -1,0 +1,117 @@
+"""The declared stack as the guard asks it: one batch in, everything that is decided, watched and logged out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sparring.batching import laid_out, plan
+from sparring.defenses import Stack
+from sparring.errors import InputError
+from sparring.guard.watch.prints import Prints, projected, roughness, thumbnails
+from sparring.model import frozen_eval, model_digest
+
+Shape = tuple[int, int, int]
+TOP = 3
+"""Classes kept with an event."""
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """Of N images: labels, confidence, margin (between the two highest logits), flagged and withheld, detector scores
+    (N, D), the `TOP` classes and their probabilities, logits (N, K), and the prints by which clients are watched.
+    """
+
+    labels: np.ndarray
+    confidence: np.ndarray
+    margin: np.ndarray
+    flagged: np.ndarray
+    withheld: np.ndarray
+    scores: np.ndarray
+    top: np.ndarray
+    top_shares: np.ndarray
+    logits: np.ndarray
+    prints: Prints
+
+    def __len__(self) -> int:
+        """Images."""
+        return len(self.labels)
+
+
+class Engine:
+    """A stack, the shape (C, H, W) of its images and the names of its classes; called with batches, by one thread.
+
+    Raises `InputError` where the stack does not take images of `shape`.
+    """
+
+    def __init__(self, stack: Stack, shape: Sequence[int], names: Sequence[str] | None = None) -> None:
+        c, h, w = shape
+        self.stack, self.shape, self.names = stack, (int(c), int(h), int(w)), names
+        self._first: Tensor | None = None
+        probe = torch.rand((2, *self.shape), generator=torch.Generator().manual_seed(0))
+        with frozen_eval(stack.model):
+            self._plan = plan(stack.model, probe)
+        self._hook()
+        self.classes = int(self(probe).logits.shape[1])
+        if names is not None and len(names) != self.classes:
+            raise InputError(f"{len(names)} class names for a model of {self.classes} classes: give one per class")
+        self.model_digest, self.digest = model_digest(stack.model, self.shape), stack.digest(self.shape)
+
+    def warm_up(self, most: int) -> None:
+        """Call the stack with every batch size up to `most` that doubling reaches, so that the first client waits no
+        longer than the others.
+        """
+        if self._plan.one_thread:
+            torch.set_num_threads(1)
+        size = 1
+        while size <= most:
+            self(torch.zeros((size, *self.shape)))
+            size *= 2
+
+    def __call__(self, images: Tensor) -> Answers:
+        """Decide on images (N, C, H, W) in [0, 1]. Raises `ModelError` where the model breaks its contract."""
+        self._first = None
+        asked = laid_out(images, True) if self._plan.channels_last else images
+        decision = self.stack(asked, batch_size=len(images))
+        logits = decision.logits.float()
+        best, order = logits.topk(min(TOP, logits.shape[1]))
+        shares = (best - logits.logsumexp(1, keepdim=True)).exp()
+        features = decision.logits if self._first is None else self._first[: len(images)]
+        prints = Prints(thumbnails(images), projected(features), roughness(images))
+        shown = shares.numpy()
+        return Answers(
+            labels=decision.labels.numpy(),
+            confidence=shown[:, 0],
+            margin=(best[:, 0] - best[:, 1]).numpy(),
+            flagged=decision.flagged.numpy(),
+            withheld=decision.withheld.numpy(),
+            scores=decision.scores.numpy(),
+            top=order.numpy(),
+            top_shares=shown,
+            logits=decision.logits.numpy(),
+            prints=prints,
+        )
+
+    def name(self, label: int) -> str:
+        """The class's name, or its number."""
+        return str(label) if self.names is None else self.names[label]
+
+    def _hook(self) -> None:
+        """Keep what goes into the last linear layer: the embedding. Without one, the logits stand in for it."""
+        model: Any = self.stack.model
+        linear = [part for part in model.modules() if isinstance(part, nn.Linear)] if _is_module(model) else []
+        if linear:
+            linear[-1].register_forward_pre_hook(self._keep)
+
+    def _keep(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if self._first is None:  # of several versions of the images, the one that is answered for
+            self._first = inputs[0].detach().flatten(1)
+
+
+def _is_module(model: object) -> bool:
+    return isinstance(model, nn.Module)

@@ -1,0 +1,82 @@
+"""The tables. A test keeps them equal to what the migrations build."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+METADATA = MetaData()
+NUMBER = BigInteger().with_variant(Integer, "sqlite")
+"""SQLite counts up only what it calls INTEGER."""
+
+EVENTS = Table(
+    "events",
+    METADATA,
+    Column("id", NUMBER, primary_key=True, autoincrement=True),
+    Column("key", String(40), nullable=False, comment="trace and position; a row written twice is one row"),
+    Column("at", Float(53), nullable=False, comment="seconds since 1970"),
+    Column("client", String(32), nullable=False, comment="keyed hash"),
+    Column("trace", String(32), nullable=False),
+    Column("replica", String(16), nullable=False),
+    Column("model", String(16), nullable=False, comment="digest, first digits"),
+    Column("stack", String(16), nullable=False, comment="digest, first digits"),
+    Column("label", Integer, nullable=False),
+    Column("top", Text, nullable=False, comment="classes and probabilities, JSON"),
+    Column("confidence", Float(53), nullable=False),
+    Column("margin", Float(53), nullable=False),
+    Column("rough", Float(53), nullable=False),
+    Column("scores", Text, nullable=False, comment="of the detectors, JSON"),
+    Column("flagged", Boolean, nullable=False),
+    Column("decision", String(16), nullable=False),
+    Column("thumbnail", LargeBinary, nullable=False, comment="low-pass fingerprint"),
+    Column("embedding", LargeBinary, nullable=False),
+    Column("latency", Float(53), nullable=False, comment="seconds"),
+    Column("picture", Boolean, nullable=False, comment="is it in the quarantine?"),
+    UniqueConstraint("key", name="events_key"),
+    Index("events_at", "at"),
+    Index("events_client", "client", "at"),
+    Index("events_decision", "decision", "at"),
+)
+ALERTS = Table(
+    "alerts",
+    METADATA,
+    Column("key", String(80), primary_key=True, comment="kind and client: what makes two alerts the same"),
+    Column("kind", String(24), nullable=False),
+    Column("client", String(32), nullable=False),
+    Column("severity", String(12), nullable=False),
+    Column("said", Text, nullable=False),
+    Column("started", Float(53), nullable=False),
+    Column("seen", Float(53), nullable=False, comment="last sign"),
+    Column("sent", Float(53), nullable=False, comment="last sent; 0: never"),
+    Column("resolved", Float(53), nullable=True),
+    Column("count", Integer, nullable=False),
+    Index("alerts_seen", "seen"),
+)
+SANCTIONS = Table(
+    "sanctions",
+    METADATA,
+    Column("client", String(32), primary_key=True),
+    Column("action", String(12), nullable=False),
+    Column("until", Float(53), nullable=False),
+    Column("why", Text, nullable=False),
+)
+VERDICTS = Table(
+    "verdicts",
+    METADATA,
+    Column("key", String(40), primary_key=True, comment="of the event"),
+    Column("label", Integer, nullable=False, comment="the true class; -1: not a usable picture"),
+    Column("by", String(64), nullable=False),
+    Column("at", Float(53), nullable=False),
+)

@@ -1,0 +1,1 @@
+"""Watching clients: prints of their images, signals over their streams, and limits learned from benign traffic."""

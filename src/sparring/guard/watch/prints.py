@@ -1,0 +1,80 @@
+"""Fingerprints of images: a small grey thumbnail, a projected embedding, and how rough the calmest parts are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d
+
+SIDE = 16
+"""Of a thumbnail, at most: low-pass enough to forget single pixels, fine enough to see a square move."""
+WIDTH = 32
+"""Numbers of a projected embedding."""
+FINE = 64
+"""Larger images are brought to this side before their roughness is read."""
+
+
+@dataclass(frozen=True, eq=False)
+class Prints:
+    """Of N images: thumbnails (N, P) and embeddings (N, E), float32, and roughness (N,)."""
+
+    thumbnails: np.ndarray
+    embeddings: np.ndarray
+    rough: np.ndarray
+
+
+def thumbnails(images: Tensor) -> np.ndarray:
+    """Grey, averaged to at most `SIDE` x `SIDE`, as float32 rows in [0, 1]."""
+    grey = images.mean(1, keepdim=True)
+    side = (min(SIDE, grey.shape[2]), min(SIDE, grey.shape[3]))
+    return adaptive_avg_pool2d(grey, side).flatten(1).numpy()
+
+
+def projected(features: Tensor) -> np.ndarray:
+    """Unit rows (N, `WIDTH`): a fixed random projection keeps angles (Johnson & Lindenstrauss 1984)."""
+    rows = features.float() @ _directions(features.shape[1])
+    return (rows / rows.norm(dim=1, keepdim=True).clamp_min(1e-12)).numpy()
+
+
+def roughness(images: Tensor) -> np.ndarray:
+    """The standard deviation inside 5 x 5 windows, at the calmest tenth of the image: what noise leaves nowhere calm.
+
+    A picture's flat parts are as rough as its camera's noise, whatever its texture elsewhere.
+    """
+    grey = images.mean(1, keepdim=True)
+    if max(grey.shape[2:]) > FINE:
+        grey = adaptive_avg_pool2d(grey, (min(FINE, grey.shape[2]), min(FINE, grey.shape[3])))
+    window = min(5, *grey.shape[2:])
+    mean, square = avg_pool2d(grey, window, 1), avg_pool2d(grey * grey, window, 1)
+    spread = (square - mean * mean).clamp_min(0).flatten(1).sqrt()
+    rank = max(1, spread.shape[1] // 10)
+    return spread.kthvalue(rank, 1).values.numpy()
+
+
+@cache
+def _directions(width: int) -> Tensor:
+    return torch.randn((width, WIDTH), generator=torch.Generator().manual_seed(width)) / WIDTH**0.5
+
+
+def rounded(prints: Prints) -> Prints:
+    """The prints as the database keeps them, so that every replica computes with the same numbers."""
+    return Prints(
+        prints.thumbnails.astype(np.float16).astype(np.float32),
+        prints.embeddings.astype(np.float16).astype(np.float32),
+        prints.rough,
+    )
+
+
+def packed(row: np.ndarray) -> bytes:
+    """A row of `rounded` prints as half floats."""
+    return row.astype("<f2").tobytes()
+
+
+def unpacked(data: bytes) -> np.ndarray:
+    """What `packed` stored."""
+    row: np.ndarray = np.frombuffer(data, dtype="<f2").astype(np.float32)
+    return row
