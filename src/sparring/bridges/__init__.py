@@ -6,12 +6,14 @@ from sparring import _lazy
 
 if TYPE_CHECKING:
     from sparring.bridges.http import open_endpoint
+    from sparring.bridges.onnx import open_onnx
     from sparring.bridges.opening import form_of, opened, remarks
 
-__all__ = ["form_of", "open_endpoint", "opened", "remarks"]
+__all__ = ["form_of", "open_endpoint", "open_onnx", "opened", "remarks"]
 
 _HOMES = {
     "http": ("open_endpoint",),
+    "onnx": ("open_onnx",),
     "opening": ("form_of", "opened", "remarks"),
 }
 

@@ -11,7 +11,10 @@ from sparring.loading.paths import kind_of, user_path
 if TYPE_CHECKING:
     from torch import nn
 
-FORMS = {".toml": "sparring.bridges.http.remote:open_endpoint"}
+FORMS = {
+    ".toml": "sparring.bridges.http.remote:open_endpoint",
+    ".onnx": "sparring.bridges.onnx.opening:open_onnx",
+}
 """Suffix to the function that opens such a file."""
 FOLDERS: dict[str, str] = {}
 """A file that tells what a folder holds, to the function that opens the folder."""

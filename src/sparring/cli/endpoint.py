@@ -19,13 +19,15 @@ def endpoint(
             "--attack", "-a", help="Estimate this attack, --attack square:queries=1000; repeat it for several."
         ),
     ] = None,
-    n: Annotated[int, typer.Option("-n", "--n", min=1, help="On how many images, -n 50.")] = 100,
+    n: Annotated[int, typer.Option("-n", "--n", min=1, help="On how many images, --n 50.")] = 100,
     image: Annotated[
         str | None,
         typer.Option("--image", "-i", help="The picture of the shown request, --image photo.jpg; default: a grey one."),
     ] = None,
     size: Annotated[int, typer.Option(min=1, help="Its side in pixels, --size 224.")] = 32,
-    channels: Annotated[int, typer.Option(min=1, max=4, help="1 grey, 3 colour.")] = 3,
+    channels: Annotated[
+        int, typer.Option(min=1, max=4, help="What the model wants, --channels 1 for grey, --channels 3 for colour.")
+    ] = 3,
     send: Annotated[bool, typer.Option("--send", help="Send this one picture and show what comes back.")] = False,
 ) -> None:
     """Dry run of a model behind HTTP: the request, the host, the cap, the bill; nothing is sent without --send.
