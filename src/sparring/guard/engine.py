@@ -53,6 +53,7 @@ class Engine:
         c, h, w = shape
         self.stack, self.shape, self.names = stack, (int(c), int(h), int(w)), names
         self._first: Tensor | None = None
+        self._hooked: Any = None
         probe = torch.rand((2, *self.shape), generator=torch.Generator().manual_seed(0))
         with frozen_eval(stack.model):
             self._plan = plan(stack.model, probe)
@@ -97,6 +98,11 @@ class Engine:
             prints=prints,
         )
 
+    def close(self) -> None:
+        """Leave the model as it was."""
+        if self._hooked is not None:
+            self._hooked.remove()
+
     def name(self, label: int) -> str:
         """The class's name, or its number."""
         return str(label) if self.names is None else self.names[label]
@@ -106,7 +112,7 @@ class Engine:
         model: Any = self.stack.model
         linear = [part for part in model.modules() if isinstance(part, nn.Linear)] if _is_module(model) else []
         if linear:
-            linear[-1].register_forward_pre_hook(self._keep)
+            self._hooked = linear[-1].register_forward_pre_hook(self._keep)
 
     def _keep(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         if self._first is None:  # of several versions of the images, the one that is answered for

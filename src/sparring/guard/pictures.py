@@ -44,6 +44,14 @@ def decoded(data: bytes, shape: tuple[int, int, int], pixels_most: int) -> Tenso
         raise RefusedError(400, "broken", "the picture is broken or truncated") from error
 
 
+def encoded(image: Tensor) -> bytes:
+    """An image (C, H, W) in [0, 1] as PNG, grey or colour."""
+    pixels = (image * 255).round().byte().cpu().numpy()
+    stream = BytesIO()
+    Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)).save(stream, "PNG")
+    return stream.getvalue()
+
+
 def _carries_more(kind: str, data: bytes) -> bool:
     """Does something other than padding follow the picture's own end? What metadata carries is never kept."""
     if kind == "WEBP":
