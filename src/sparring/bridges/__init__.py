@@ -5,14 +5,18 @@ from typing import TYPE_CHECKING
 from sparring import _lazy
 
 if TYPE_CHECKING:
+    from sparring.bridges.configured import configured
     from sparring.bridges.http import open_endpoint
+    from sparring.bridges.huggingface import open_huggingface
     from sparring.bridges.onnx import open_onnx
     from sparring.bridges.opening import form_of, opened, remarks
 
-__all__ = ["form_of", "open_endpoint", "open_onnx", "opened", "remarks"]
+__all__ = ["configured", "form_of", "open_endpoint", "open_huggingface", "open_onnx", "opened", "remarks"]
 
 _HOMES = {
+    "configured": ("configured",),
     "http": ("open_endpoint",),
+    "huggingface": ("open_huggingface",),
     "onnx": ("open_onnx",),
     "opening": ("form_of", "opened", "remarks"),
 }

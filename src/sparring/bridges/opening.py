@@ -16,7 +16,7 @@ FORMS = {
     ".onnx": "sparring.bridges.onnx.opening:open_onnx",
 }
 """Suffix to the function that opens such a file."""
-FOLDERS: dict[str, str] = {}
+FOLDERS = {"config.json": "sparring.bridges.huggingface:open_huggingface"}
 """A file that tells what a folder holds, to the function that opens the folder."""
 
 

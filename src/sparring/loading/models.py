@@ -34,8 +34,10 @@ def load_model(
 
     spec: a built-in name ("digits-cnn", "imagenet-lite0", "imagenet-lite1", "imagenet-lite2"), an import path
     "package.module:factory" or "path/to/file.py:factory" (an `nn.Module` class, a function without arguments, or a
-    module; the current folder can be imported from), or an `nn.Module`, which is then set up in place. Naming
-    code runs it; weights never run anything.
+    module; the current folder can be imported from), or an `nn.Module`, which is then set up in place; an .onnx or
+    .keras file, the folder of a Hugging Face checkpoint, or an endpoint.toml for a model behind HTTP. Naming code runs
+    it; files of weights and models never run anything. A timm model, or one named "torchvision.models:resnet50", gets
+    the normalisation of its own configuration unless `mean` or `std` is given.
 
     weights: .safetensors, or a checkpoint of plain tensors; of the network or of the whole model as returned here.
     mean, std: subtracted and divided inside the model, one number or one per channel, in units of [0, 1]; if only
@@ -70,9 +72,12 @@ def _network(spec: str | nn.Module, weights: str | Path | None, normalised: bool
     if bridged is not None:
         if weights is not None:
             raise InputError(f"model {spec!r} brings its own weights: leave weights out")
+        if normalised and getattr(bridged, "normalises", False):
+            raise InputError(f"model {spec!r} brings its own normalisation: leave mean and std out")
         return bridged
     if ":" in spec:
-        return factories.build(spec)
+        built = factories.build(spec)
+        return built if normalised else bridges.configured(built, spec)
     suffix = Path(spec).suffix.lower()
     if suffix in _WEIGHT_FILES:
         raise InputError(

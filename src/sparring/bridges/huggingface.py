@@ -1,0 +1,153 @@
+"""Image-classification checkpoints of Hugging Face's transformers, from a folder on disk. Nothing is downloaded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparring.errors import DataError, MissingExtraError, ModelError
+from sparring.loading.paths import existing_file, kind_of
+from sparring.loading.reason import reason
+from sparring.model import Normalised
+
+CONFIG, INDEX, WEIGHTS = "config.json", "model.safetensors.index.json", "model.safetensors"
+PREPROCESSING = "preprocessor_config.json"
+MOST_BYTES = 64 * 2**20
+
+
+class HuggingFaceModel(nn.Module):
+    """Images (N, C, H, W) in [0, 1] to logits (N, K): the checkpoint behind the normalisation its folder declares.
+
+    `class_names` are the labels of its configuration, in order.
+    """
+
+    normalises = True
+
+    def __init__(self, inner: nn.Module, preprocessing: Mapping[str, Any] | None, names: tuple[str, ...]) -> None:
+        super().__init__()
+        mean, std = _normalisation(preprocessing or {})
+        self.inner = Normalised(inner, mean, std)
+        self.class_names = names
+        self._said = _described(inner, preprocessing, mean, std)
+
+    def remarks(self) -> tuple[str, ...]:
+        """Which normalisation was read, and which size the model was made for."""
+        return self._said
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (N, K)."""
+        output = self.inner(images)
+        logits: Tensor = output["logits"] if isinstance(output, Mapping) else output
+        return logits
+
+
+def open_huggingface(folder: str | Path) -> HuggingFaceModel:
+    """The checkpoint in `folder`: config.json, safetensors (one file or several), preprocessor_config.json.
+
+    Pickles (pytorch_model.bin) and code of the checkpoint's own (auto_map) are refused. Raises `DataError` for files
+    that are missing, broken or refused, `ModelError` for what is no image classifier, `MissingExtraError` without
+    the extra "huggingface".
+    """
+    folder = Path(folder)
+    config = _read(folder / CONFIG)
+    if "auto_map" in config:
+        raise DataError(
+            f"{folder / CONFIG} asks to run code of its own (auto_map): refused. Where you trust it, load it yourself "
+            'in a function and name that: load_model("my_model.py:function")'
+        )
+    _check_weights(folder)
+    preprocessing = _read(folder / PREPROCESSING) if kind_of(folder / PREPROCESSING) == "file" else None
+    try:
+        from transformers import AutoModelForImageClassification, utils
+    except ImportError:
+        raise MissingExtraError("a Hugging Face checkpoint", "huggingface") from None
+    logging: Any = utils.logging
+    loud, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            model, told = AutoModelForImageClassification.from_pretrained(
+                str(folder),
+                local_files_only=True,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+    except Exception as error:  # a library of hundreds of architectures meets arbitrary files
+        raise ModelError(f"{folder} could not be loaded as an image classifier: {reason(error)}") from error
+    finally:
+        logging.set_verbosity(loud)
+        if bars:
+            logging.enable_progress_bar()
+    if lost := sorted(told["missing_keys"]) + sorted(map(str, told.get("mismatched_keys", ()))):
+        raise DataError(f"{folder} has no fitting weights for {len(lost)} parts of the model, such as {lost[0]!r}")
+    names = tuple(str(model.config.id2label[i]) for i in sorted(model.config.id2label))
+    return HuggingFaceModel(model, preprocessing, names)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    existing_file(file, "the checkpoint's")
+    if file.stat().st_size > MOST_BYTES:
+        raise DataError(f"{file} is {file.stat().st_size} bytes, which is no configuration")
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, OSError, RecursionError) as error:
+        raise DataError(f"{file} is not valid JSON: {reason(error)}") from error
+    if not isinstance(found, dict):
+        raise DataError(f"{file} holds a {type(found).__name__}, expected a table of settings")
+    return found
+
+
+def _check_weights(folder: Path) -> None:
+    """Safetensors, in this folder and nowhere else."""
+    if kind_of(folder / WEIGHTS) == "file":
+        return
+    if kind_of(folder / INDEX) != "file":
+        pickles = sorted(
+            path.name for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pth", ".pkl", ".h5")
+        )
+        instead = f"{pickles[0]}, whose format can run code, is not read" if pickles else "no weights are there"
+        raise DataError(
+            f"{folder} has no {WEIGHTS}: {instead}. Save it again: model.save_pretrained({str(folder)!r}) writes "
+            "safetensors"
+        )
+    places = _read(folder / INDEX).get("weight_map")
+    if not isinstance(places, dict):
+        raise DataError(f"{folder / INDEX} has no weight_map")
+    for place in sorted(set(map(str, places.values()))):
+        if Path(place).name != place or not place.endswith(".safetensors") or (folder / place).is_symlink():
+            raise DataError(f"{folder / INDEX} names {place!r}, which is no safetensors file of that folder: refused")
+        existing_file(folder / place, "the weights file")
+
+
+def _normalisation(declared: Mapping[str, Any]) -> tuple[list[float], list[float]]:
+    """Mean and std for images in [0, 1]; checkpoints declare theirs for images in 0 to 255 after `rescale_factor`."""
+    scale = 255 * float(declared.get("rescale_factor", 1 / 255)) if declared.get("do_rescale", True) else 255.0
+    offset = 1.0 if declared.get("rescale_offset", False) else 0.0
+    mean, std = declared.get("image_mean"), declared.get("image_std")
+    if not declared.get("do_normalize", mean is not None) or mean is None or std is None:
+        mean, std = [0.0], [1.0]
+    means, stds = ([float(v) for v in (part if isinstance(part, list) else [part])] for part in (mean, std))
+    return [(value + offset) / scale for value in means], [value / scale for value in stds]
+
+
+def _described(
+    inner: nn.Module, preprocessing: Mapping[str, Any] | None, mean: list[float], std: list[float]
+) -> tuple[str, ...]:
+    kind = type(inner).__name__
+    if preprocessing is None:
+        return (f"{kind}: the folder has no {PREPROCESSING}, so images reach it in [0, 1]; check that this is right",)
+    shown = [", ".join(f"{value:.4g}" for value in part) for part in (mean, std)]
+    said = [f"{kind}: normalised inside with mean {shown[0]} and std {shown[1]}, read from {PREPROCESSING}"]
+    size = preprocessing.get("crop_size") if preprocessing.get("do_center_crop") else preprocessing.get("size")
+    if isinstance(size, Mapping):
+        size = size.get("height", size.get("shortest_edge"))
+    if isinstance(size, int):
+        said.append(f"{kind} was made for pictures of {size} x {size}: load them so, --size {size}")
+    return tuple(said)
