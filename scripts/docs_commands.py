@@ -31,8 +31,14 @@ def pages() -> dict[str, str]:
 
 
 def flags(command: Any) -> list[str]:
-    """Every spelling of every flag."""
-    return [flag for parameter in command.params for flag in (*parameter.opts, *parameter.secondary_opts)]
+    """Every spelling of every flag, those of its subcommands too."""
+    params = [parameter for part in (command, *_parts(command).values()) for parameter in part.params]
+    return [flag for parameter in params for flag in (*parameter.opts, *parameter.secondary_opts)]
+
+
+def _parts(command: Any) -> dict[str, Any]:
+    """Its subcommands, by name."""
+    return dict(getattr(command, "commands", {}))
 
 
 def _index() -> str:
@@ -55,12 +61,20 @@ def _promise(command: Any) -> str:
 
 
 def _page(name: str, command: Any) -> str:
+    parts = _told(command, "##")
+    for below, subcommand in _parts(command).items():
+        parts += [f"## sparring {name} {below}", *_told(subcommand, "###")]
+    return page(f"sparring {name}", *parts)
+
+
+def _told(command: Any, heading: str) -> list[str]:
+    """What it does, examples, flags."""
     text, _, examples = command.help.partition("\n\nExample")
     lines = [line.strip() for line in examples.split(":", 1)[1].splitlines() if line.strip()] if examples else []
     parts = [plain(text)]
     if lines:
-        parts += ["## Examples", fence("sh", "\n".join(_example(line) for line in lines))]
-    return page(f"sparring {name}", *parts, "## Flags", _flags_table(command))
+        parts += [f"{heading} Examples", fence("sh", "\n".join(_example(line) for line in lines))]
+    return [*parts, f"{heading} Flags", _flags_table(command)]
 
 
 def _example(line: str) -> str:

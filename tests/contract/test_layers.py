@@ -20,6 +20,7 @@ ROOMS = {
     "reports": {"reports"},
     "loading": {"loading", "bridges"},
     "bridges": {"bridges"},
+    "guard": {"guard", "attacks", "defenses", "loading"},
     "testing": {"testing", "attacks", "evaluation", "auditing", "loading", "reports"},
     "cli": {
         "cli",
@@ -29,6 +30,7 @@ ROOMS = {
         "auditing",
         "defenses",
         "diagnosis",
+        "guard",
         "hardening",
         "reports",
         "loading",

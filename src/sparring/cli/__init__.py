@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from sparring import __version__
-from sparring.cli import attack, audit, certify, compare, demo, diagnose, endpoint, fit, harden, init
+from sparring.cli import attack, audit, certify, compare, demo, diagnose, endpoint, fit, guard, harden, init
 from sparring.errors import SparringError
 
 
@@ -58,6 +58,7 @@ app.command("certify")(certify.certify)
 app.command("harden")(harden.harden)
 app.command("fit")(fit.fit)
 app.command("compare")(compare.compare)
+app.add_typer(guard.app, name="guard")
 app.command("endpoint")(endpoint.endpoint)
 
 

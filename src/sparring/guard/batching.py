@@ -66,7 +66,8 @@ class Batcher(Generic[K, T]):
         self.waiting += len(images)
         self._jobs.append(job)
         self._news.set()
-        return await job.done
+        result: T = await job.done
+        return result
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()

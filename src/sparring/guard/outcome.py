@@ -42,7 +42,7 @@ class Outcome:
         """The outputs of a v2 answer; nothing is said of what was withheld."""
         part = slice(self.first, self.last)
         withheld = self.answers.withheld[part]
-        found = {
+        found: dict[str, np.ndarray] = {
             "label": np.where(withheld, -1, self.answers.labels[part]).astype(np.int64),
             "confidence": np.where(withheld, 0, self.answers.confidence[part]).round(4).astype(np.float32),
             "abstained": withheld.astype(bool),

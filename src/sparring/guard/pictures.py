@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import struct
 from io import BytesIO
 
 from PIL import Image
@@ -55,7 +54,7 @@ def encoded(image: Tensor) -> bytes:
 def _carries_more(kind: str, data: bytes) -> bool:
     """Does something other than padding follow the picture's own end? What metadata carries is never kept."""
     if kind == "WEBP":
-        (size,) = struct.unpack_from("<I", data, 4)
+        size = int.from_bytes(data[4:8], "little")
         return len(data) > 8 + size + size % 2
     if kind == "PNG":
         return _png_end(data) != len(data)
@@ -67,7 +66,7 @@ def _png_end(data: bytes) -> int:
     """Where the chunk IEND ends; -1 where the chunks do not add up."""
     at = 8
     while at + 12 <= len(data):
-        (size,) = struct.unpack_from(">I", data, at)
+        size = int.from_bytes(data[at : at + 4], "big")
         name = data[at + 4 : at + 8]
         at += 12 + size
         if name == b"IEND":
@@ -84,5 +83,5 @@ def _jpeg_end(data: bytes) -> int:
             return at
         if at + 2 > len(data):
             break
-        at += struct.unpack_from(">H", data, at)[0]  # behind a scan's header comes its data, which NEXT passes over
+        at += int.from_bytes(data[at : at + 2], "big")  # behind a scan's header comes its data, which NEXT passes over
     return len(data)

@@ -151,7 +151,7 @@ class Guard:
             return
 
         def stored(fine: bool) -> None:
-            loop.call_soon_threadsafe(lambda: promise.done() or promise.set_result(fine))
+            loop.call_soon_threadsafe(_kept, promise, fine)
 
         if not self.writer.offer(rows, stored):
             stored(False)
@@ -190,6 +190,11 @@ class Guard:
         self.alerts.close()
         self.engine.close()
         self.store.close()
+
+
+def _kept(promise: asyncio.Future[bool], fine: bool) -> None:
+    if not promise.done():  # the client may have left
+        promise.set_result(fine)
 
 
 def _profile(settings: GuardTable, engine: Engine) -> Profile | None:

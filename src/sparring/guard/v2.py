@@ -16,7 +16,12 @@ from sparring.guard.reading import json_of
 from sparring.guard.refusal import RefusedError
 
 HEADER = "inference-header-content-length"
-TYPES = {"FP32": np.dtype("<f4"), "FP64": np.dtype("<f8"), "FP16": np.dtype("<f2"), "UINT8": np.dtype("u1")}
+TYPES: dict[str, np.dtype[Any]] = {
+    "FP32": np.dtype("<f4"),
+    "FP64": np.dtype("<f8"),
+    "FP16": np.dtype("<f2"),
+    "UINT8": np.dtype("u1"),
+}
 
 
 def metadata(engine: Engine, name: str, version: str, scores: bool) -> dict[str, Any]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from sparring.loading.config import Config, Table, present
+from sparring.loading.config import Config, present
+from sparring.loading.table import Table
 
 
 def as_script(config: Config, target: int | str | None = None) -> str:

@@ -99,7 +99,8 @@ class Writer:
 
     def _taken(self) -> list[_Parcel]:
         with self._news:
-            parcels, count = [], 0
+            parcels: list[_Parcel] = []
+            count = 0
             while self._parcels and (not parcels or count + len(self._parcels[0].rows) <= BATCH):
                 parcels.append(self._parcels.popleft())
                 count += len(parcels[-1].rows)

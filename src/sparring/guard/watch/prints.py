@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cache
 
@@ -31,13 +32,15 @@ def thumbnails(images: Tensor) -> np.ndarray:
     """Grey, averaged to at most `SIDE` x `SIDE`, as float32 rows in [0, 1]."""
     grey = images.mean(1, keepdim=True)
     side = (min(SIDE, grey.shape[2]), min(SIDE, grey.shape[3]))
-    return adaptive_avg_pool2d(grey, side).flatten(1).numpy()
+    rows: np.ndarray = adaptive_avg_pool2d(grey, side).flatten(1).numpy()
+    return rows
 
 
 def projected(features: Tensor) -> np.ndarray:
     """Unit rows (N, `WIDTH`): a fixed random projection keeps angles (Johnson & Lindenstrauss 1984)."""
     rows = features.float() @ _directions(features.shape[1])
-    return (rows / rows.norm(dim=1, keepdim=True).clamp_min(1e-12)).numpy()
+    units: np.ndarray = (rows / rows.norm(dim=1, keepdim=True).clamp_min(1e-12)).numpy()
+    return units
 
 
 def roughness(images: Tensor) -> np.ndarray:
@@ -52,12 +55,14 @@ def roughness(images: Tensor) -> np.ndarray:
     mean, square = avg_pool2d(grey, window, 1), avg_pool2d(grey * grey, window, 1)
     spread = (square - mean * mean).clamp_min(0).flatten(1).sqrt()
     rank = max(1, spread.shape[1] // 10)
-    return spread.kthvalue(rank, 1).values.numpy()
+    found: np.ndarray = spread.kthvalue(rank, 1).values.numpy()
+    return found
 
 
 @cache
 def _directions(width: int) -> Tensor:
-    return torch.randn((width, WIDTH), generator=torch.Generator().manual_seed(width)) / WIDTH**0.5
+    generator = torch.Generator().manual_seed(width)
+    return torch.randn((width, WIDTH), generator=generator) / math.sqrt(WIDTH)
 
 
 def rounded(prints: Prints) -> Prints:

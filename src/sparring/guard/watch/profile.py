@@ -92,8 +92,7 @@ def calibrated(streams: Sequence[Sequence[Seen]], stack: str) -> Profile:
         stream = Stream()
         for one in signs:
             stream.add(one, limits)
-            for kind, value in stream.evidence.items():
-                most[kind] = max(most[kind], value)
+            most = {kind: max(value, stream.evidence[kind]) for kind, value in most.items()}
     alarms = {kind: max(LEAST, SLACK * value + STEP) for kind, value in most.items()}
     return Profile(limits, alarms, stack, len(streams), sum(map(len, streams)))
 
