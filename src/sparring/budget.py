@@ -16,6 +16,8 @@ def parse_number(value: float | int | str, name: str = "eps") -> float:
     True
     """
     try:
+        if isinstance(value, str) and ("_" in value or not value.isascii()):
+            raise ValueError
         if isinstance(value, str) and "/" in value:
             top, bottom = value.split("/")
             number = float(top) / float(bottom)

@@ -14,8 +14,8 @@ def write_whole(path: Path, content: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}; choose a writable folder") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot write {path}: {_reason(error)}; choose a writable folder") from error
     try:
         with os.fdopen(handle, "wb") as stream:
             stream.write(content)
@@ -37,12 +37,23 @@ def _umask() -> int:
     return current
 
 
+def _reason(error: OSError | ValueError) -> str:
+    """Why a path cannot be used: the system's words, or Python's where it never asked (a NUL character)."""
+    return getattr(error, "strerror", None) or str(error)
+
+
 def check_writable(path: Path) -> None:
     """Raise `InputError` now if `write_whole(path, ...)` would fail later. Leaves nothing behind."""
-    if path.is_dir():
+    try:
+        taken, folder = path.is_dir(), path.parent
+        while not folder.exists() and folder != folder.parent:
+            folder = folder.parent
+        path.lstat()  # a name that the system cannot hold fails here, one that is free does too
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        pass
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot write {str(path)[:200]!r}: {_reason(error)}; choose another name") from error
+    if taken:
         raise InputError(f"cannot write {path}: it is a folder; name a file")
-    folder = path.parent
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise InputError(f"cannot write {path}: {folder} is not a writable folder; choose another place")

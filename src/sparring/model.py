@@ -70,7 +70,7 @@ class OutputAdapter(nn.Module):
                 'probabilities lie in [0, 1]; declare outputs="logits" or "one-logit"'
             )
         if self.kind == "probabilities":
-            return torch.log(output.clamp_min(1e-30))
+            return torch.log(output.clamp_min(torch.finfo(output.dtype).tiny))
         if output.numel() != len(images):
             raise ModelError(
                 f"outputs={self.kind!r} was declared, one number per image, but the model returned shape "
@@ -185,9 +185,14 @@ def _short(dtype: torch.dtype) -> str:
 
 
 def device_of(model: Model, images: Tensor | None = None) -> torch.device:
-    """Where the model's first parameter or buffer lives; without any, where `images` are (else the CPU)."""
+    """Where the model's first parameter or buffer lives; without any, where `images` are (else the CPU).
+
+    Raises `ModelError` for a model without values (on torch's meta device).
+    """
     if isinstance(model, nn.Module):
         for tensor in (*model.parameters(), *model.buffers()):
+            if tensor.device.type == "meta":
+                raise ModelError("the model is on the meta device, where weights have no values: load them first")
             return tensor.device
     return torch.device("cpu") if images is None else images.device
 

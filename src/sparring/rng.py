@@ -9,7 +9,8 @@ they are the same on every device.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 
 import numpy as np
@@ -18,14 +19,26 @@ from torch import Tensor
 
 
 def digest(tensor: Tensor) -> bytes:
-    """SHA-256 of a tensor's shape and float32 values (32 bytes)."""
-    array = np.ascontiguousarray(tensor.detach().to("cpu", torch.float32).contiguous().numpy())
+    """SHA-256 of a tensor's shape and values (32 bytes), those of float32 unless it is finer."""
+    dtype = torch.float64 if tensor.dtype == torch.float64 else torch.float32
+    array = np.ascontiguousarray(tensor.detach().to("cpu", dtype).contiguous().numpy())
     return hashlib.sha256(repr(array.shape).encode() + array.tobytes()).digest()
 
 
 def digests(images: Tensor) -> list[bytes]:
     """Digest of every image of a batch of shape (N, ...)."""
     return [digest(image) for image in images]
+
+
+@contextmanager
+def seeded(*key: object) -> Iterator[None]:
+    """Inside, torch's own generators, which a model with randomness draws from, follow `key`; after, they are as
+    before.
+    """
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=7).digest()))
+        yield
 
 
 def base_seed(generator: torch.Generator | None) -> int:

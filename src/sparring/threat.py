@@ -146,14 +146,14 @@ class ThreatModel:
 
     def tolerance(self, originals: Tensor) -> float:
         """How far above `eps` a float32 candidate may measure: one part in 10⁶ plus what rounding x + delta
-        to the nearest float32 can add. l0 allows nothing.
+        to the nearest float32 can add, but no more than a hundredth of `eps`. l0 allows nothing.
         """
         if self.norm == "l0":
             return 0.0
         size = originals[0].numel() if len(originals) else 1
         ulp = 2.0**-23 * max(1e-6, *(abs(b) for b in self.bounds))
         spread = {"linf": 1.0, "l2": math.sqrt(size), "l1": float(size)}[self.norm]
-        return 1e-6 * self.eps + ulp * spread
+        return min(1e-6 * self.eps + ulp * spread, 0.01 * self.eps)
 
     def contains(self, originals: Tensor, adversarials: Tensor) -> Tensor:
         """Bool (N,): finite, inside the box, unchanged where the mask forbids it, and within `eps`."""

@@ -32,8 +32,9 @@ class Square(Attack):
     linf: vertical stripes to begin with, then squares of one sign per channel. l2: bumps of both signs in tiles, then
     the budget of one window moves into another; l1 likewise (Croce & Hein 2021, arXiv:2103.01208). queries: forward
     passes per image, at most, shared out over the restarts (5,000 in AutoAttack); an image that falls leaves at once.
-    p_init: share of the image that the first windows cover (0.8 in AutoAttack), halved on the paper's schedule. loss:
-    None for the paper's: the margin, or the cross-entropy where a target is given.
+    p_init: share of the image that the first windows cover (0.8 in AutoAttack), halved on the paper's schedule for
+    10,000 queries. rescale: fit that to `queries` (off in AutoAttack, where 5,000 see the schedule's first half).
+    loss: None for the paper's: the margin, or the cross-entropy where a target is given.
 
     Two things differ from the paper: a square that would change nothing is tried with the opposite signs, so that no
     query repeats the last one; and in l2 what the box cuts off is spent on the other pixels.
@@ -50,6 +51,7 @@ class Square(Attack):
     p_init: float = 0.8
     restarts: int = 1
     loss: str | Loss | None = None
+    rescale: bool = True
 
     def __post_init__(self) -> None:
         at_least("queries", self.queries, 1, whole=True)
@@ -85,7 +87,8 @@ class Square(Attack):
             if query == 0:
                 candidates = first(problem, canvas)
             else:
-                share = self.p_init / 2 ** sum(10_000 * query > at * queries for at in HALVINGS)
+                total = queries if self.rescale else 10_000
+                share = self.p_init / 2 ** sum(10_000 * query > at * total for at in HALVINGS)
                 candidates = later(problem, canvas, points, numbers[:, query % BLOCK], share)
             logits = problem.logits(candidates)
             solved, found = problem.solved(logits), problem.loss_values(logits, loss).to(values.dtype)

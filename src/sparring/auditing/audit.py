@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sparring.attacks import Attack
-from sparring.auditing import checks, curves, proofs, remedies
+from sparring.auditing import checks, curves, insight, proofs, remedies, strength
 from sparring.auditing.compose import Draft, compose
 from sparring.auditing.findings import FINDINGS
 from sparring.auditing.pictures import first_broken
@@ -24,6 +24,7 @@ from sparring.evaluation import EFFORTS, EvaluationInterrupted, Progress
 from sparring.evaluation.effort import chosen_plan
 from sparring.evaluation.task import Images, Subset, checked_task
 from sparring.model import Model, model_name
+from sparring.rng import seeded
 from sparring.threat import Threat, ThreatModel
 
 PREFLIGHT_SAMPLE = 256
@@ -74,7 +75,7 @@ def audit(
         raise InputError(f"baseline must be a Report (load_report reads one), got {type(baseline).__name__}")
     started = time.perf_counter()
     task = checked_task(model, images, labels, targets, threat, seed, batch_size)
-    with task.plan.running():
+    with task.plan.running(), seeded(seed, "audit"):
         chosen = sample(len(task.labels), PREFLIGHT_SAMPLE, seed)
         looked_at = Subset(images, chosen)[0 : len(chosen)].to(task.device)
         known = task.labels[torch.tensor(chosen)].to(looked_at.device)
@@ -134,8 +135,9 @@ def _investigate(request: Request, ready: Preflight, proof: proofs.Proof | None)
             _look_closer(request, ready, draft)
             if draft.contradicted:
                 draft.evaluation = evaluation = request.evaluated()
-            evaluation = remedies.escalated(request, evaluation, draft.findings)
-        draft.evaluation = evaluation
+            evaluation = remedies.escalated(request, evaluation, draft.findings, draft.asked_for)
+        draft.evaluation, draft.checked = evaluation, evaluation.complete
+        draft.diagnosis = insight.diagnosed(request, ready) if evaluation.complete else None
         draft.pictures = first_broken(request.model, request.images, evaluation, request.class_names)
         draft.complete = evaluation.complete
     except KeyboardInterrupt:
@@ -161,28 +163,33 @@ def _look_closer(request: Request, ready: Preflight, draft: Draft) -> None:
         return
     left = checks.standing(request, evaluation)
     nearest: dict[int, float] = {}
-    for found in curves.measured(request, threat, ready.differentiable):
-        draft.curves.append(found.curve)
-        nearest |= found.distances
+    for measured in curves.measured(request, threat, ready.differentiable):
+        draft.curves.append(measured.curve)
+        nearest |= measured.distances
     draft.contradicted = tuple(proofs.contradicted(evaluation, draft.proof, nearest))
     draft.findings += checks.stronger_curve(draft.curves, left, threat.eps)
     draft.curves.append(curves.headline_point(threat, left, targeted=evaluation.targeted))
     if ready.differentiable:
         draft.findings += checks.weaker_beats_stronger(request, evaluation)
         draft.findings += checks.unbounded(request, evaluation)
+        for check in (strength.more_steps, strength.transferred, strength.silent):
+            found, asked_for = check(request, evaluation)
+            draft.findings += found
+            draft.asked_for += asked_for
+        draft.findings += strength.not_growing(draft.curves, threat.eps) + strength.never_asked(request, evaluation)
         suspicious = {finding.code for finding in draft.findings}
         if "random-outputs" not in suspicious:  # any draw that fails would count as broken
             draft.findings += checks.gradient_free(request, evaluation, masked=bool(suspicious & checks.MASKED))
 
 
 def _interrupted(request: Request, draft: Draft) -> Finding:
-    """While attacks are missing the number can't be believed; once only curves and checks are, it stands."""
+    """While attacks, or the checks that may call for more of them, are missing, the number can't be believed."""
     done = sum(stage.complete for stage in draft.evaluation.stages)
     complete = draft.evaluation.complete
     missing = "the curves, checks and pictures after them did not all" if complete else "the rest did not"
     planned = f"{done} of {len(request.attacks)} attacks" if request.named else f"{done} attacks"
     evidence = f"{planned} finished on all their images, {missing}"
-    return FINDINGS["interrupted"].found(evidence, harmless=complete)
+    return FINDINGS["interrupted"].found(evidence, harmless=draft.checked)
 
 
 def _settled(finding: Finding, used: list[Attack], drawn: Drawn | None) -> Finding:

@@ -48,8 +48,8 @@ def weaker_beats_stronger(request: Request, evaluation: Evaluation) -> list[Find
     What FGSM broke before the iterative attacks is given to them afresh; what noise broke after them they have
     missed already. "Beats" means at least one point more broken than the other way round, and McNemar's p < 0.01.
     """
-    iterative = _iterative(request, evaluation)
-    if not iterative:
+    many = iterative(request, evaluation)
+    if not many:
         return []
     chosen = sample(len(evaluation.records), PAIRED_SAMPLE, request.seed)
     records = [evaluation.records[place] for place in chosen]
@@ -57,19 +57,19 @@ def weaker_beats_stronger(request: Request, evaluation: Evaluation) -> list[Find
     findings = []
     for weak, code in ((RandomNoise, "noise-beats-gradient"), (FGSM, "one-step-beats-many")):
         weaker = [a for a in request.used(evaluation) if isinstance(a, weak)]
-        names, strong = {str(a) for a in weaker}, {str(a) for a in iterative}
+        names, strong = {str(a) for a in weaker}, {str(a) for a in many}
         fallen = [r.index for r in records if r.broken_by in names]
         others = [r.index for r in records if r.broken_by in strong]
         if len(fallen) < lead:
             continue
-        missed = _left(request, fallen, iterative, f"check: many steps against {weak.__name__}")
+        missed = _left(request, fallen, many, f"check: many steps against {weak.__name__}")
         if missed < lead:
             continue
         only_strong = _left(request, others, weaker, f"check: {weak.__name__} against many steps")
         p = mcnemar(missed, only_strong)
         if missed - only_strong >= lead and p < SURE:
             evidence = (
-                f"{weak.__name__} broke {missed} images that {len(iterative)} iterative attacks could not; they broke "
+                f"{weak.__name__} broke {missed} images that {len(many)} iterative attacks could not; they broke "
                 f"{only_strong} that it could not (McNemar p = {p:.1e}; {_of(len(records), len(evaluation.records))})"
             )
             findings.append(FINDINGS[code].found(evidence))
@@ -95,9 +95,9 @@ def gradient_free(request: Request, evaluation: Evaluation, *, masked: bool) -> 
     sample. Where the evaluation held such an attack itself, what that one broke. Gradient attacks then get the images
     that fell once more; what still stands they could not break.
     """
-    iterative, n = _iterative(request, evaluation), len(evaluation.records)
+    strong, n = iterative(request, evaluation), len(evaluation.records)
     search = [a for a in request.used(evaluation) if a.access != "gradients" and not isinstance(a, RandomNoise)]
-    if not iterative or (not search and request.threat.norm not in GRADIENT_FREE.threats):
+    if not strong or (not search and request.threat.norm not in GRADIENT_FREE.threats):
         return []
     if search:
         names = {str(attack) for attack in search}
@@ -114,7 +114,7 @@ def gradient_free(request: Request, evaluation: Evaluation, *, masked: bool) -> 
         weight, tried = len(survivors) / len(chosen), f" of {len(chosen)} tried"
     if mcnemar(len(fallen), 0) >= SURE:
         return []
-    missed = _left(request, fallen, iterative, "check: gradients on what Square broke")
+    missed = _left(request, fallen, strong, "check: gradients on what Square broke")
     p, share = mcnemar(missed, 0), weight * missed / n
     if p >= SURE or share < LEAD:
         return []
@@ -137,7 +137,7 @@ def unproved(request: Request, evaluation: Evaluation) -> list[int]:
     return [i for i in survivors_of(request, evaluation) if i not in spared]
 
 
-def _iterative(request: Request, evaluation: Evaluation) -> list[Attack]:
+def iterative(request: Request, evaluation: Evaluation) -> list[Attack]:
     """The gradient attacks that ran, but for those of a single step."""
     return [a for a in request.used(evaluation) if a.access == "gradients" and not isinstance(a, FGSM)]
 
@@ -179,6 +179,9 @@ def from_stages(evaluation: Evaluation) -> list[Finding]:
         threat.eps == 0 or (threat.mask is not None and not bool(threat.mask.any()))
     ):
         findings.append(FINDINGS["nothing-may-change"].found(f"{threat.norm} eps {threat.eps_text}"))
+    if evaluation.targeted and evaluation.attack_success_rate.n == 0 and evaluation.complete:
+        evidence = f"{len(evaluation.records)} images, all wrong already or labelled as their target"
+        findings.append(FINDINGS["nothing-to-attack"].found(evidence))
     rejected = {stage.attack: stage.rejected for stage in evaluation.stages if stage.rejected}
     if rejected:
         evidence = "; ".join(f"{attack}: {count}" for attack, count in rejected.items())

@@ -9,14 +9,17 @@ from datetime import UTC, datetime
 import torch
 from torch import nn
 
+from sparring.attacks import Attack
 from sparring.auditing import proofs, sections
 from sparring.auditing.baseline import NAMED, compare_reports, regression
+from sparring.auditing.checks import standing
 from sparring.auditing.proofs import Proof
 from sparring.auditing.remedies import mean_of
 from sparring.auditing.replay import with_replay
 from sparring.auditing.report import Attacker, Curve, Finding, Gate, Interval, Picture, Report, Subject
 from sparring.auditing.request import Request
 from sparring.diagnosis.randomised import Drawn
+from sparring.diagnosis.result import Diagnosis
 from sparring.estimate import Estimate
 from sparring.evaluation import Evaluation
 from sparring.model import device_of, model_digest
@@ -32,9 +35,12 @@ class Draft:
     curves: list[Curve] = field(default_factory=list)
     pictures: tuple[Picture, ...] = ()
     complete: bool = False
+    checked: bool = False
     drawn: Drawn | None = None
     proof: Proof | None = None
     contradicted: tuple[int, ...] = ()
+    diagnosis: Diagnosis | None = None
+    asked_for: list[Attack] = field(default_factory=list)
 
 
 def compose(request: Request, draft: Draft, started: float, classes: int) -> Report:
@@ -62,6 +68,7 @@ def compose(request: Request, draft: Draft, started: float, classes: int) -> Rep
         bracket=proved,
         curves=tuple(draft.curves),
         cost=sections.cost_curve(evaluation),
+        diagnosis=draft.diagnosis,
         visibility=sections.visibility(evaluation, request.images, request.model),
         classes=sections.class_rows(evaluation, request.class_names),
         pictures=draft.pictures,
@@ -71,7 +78,8 @@ def compose(request: Request, draft: Draft, started: float, classes: int) -> Rep
     findings = [*draft.findings, *([] if comparison is None else regression(comparison))]
     replayed = tuple(with_replay(finding, request, evaluation, comparison) for finding in findings)
     report = report.model_copy(update={"findings": replayed, "comparison": comparison})
-    return report.model_copy(update={"gate": _gate(report, request.fail_under)})
+    judged_by = standing(request, evaluation).low if evaluation.targeted else report.evaluation.robust_accuracy.low
+    return report.model_copy(update={"gate": _gate(report, request.fail_under, judged_by)})
 
 
 def _unsettled(draft: Draft) -> bool:
@@ -86,10 +94,10 @@ def _judged(drawn: Drawn) -> tuple[Estimate, Estimate, Estimate]:
     return clean, robust, mean_of(lost) if bool(right.any()) else Estimate(0.0, 0.0, 1.0, 0)
 
 
-def _gate(report: Report, fail_under: float | None) -> Gate | None:
+def _gate(report: Report, fail_under: float | None, low: float) -> Gate | None:
+    """low: the lower end of the interval of what stands, of the images there was something to attack about."""
     if fail_under is None:
         return None
-    low = report.evaluation.robust_accuracy.low
     doubts = sorted({f.code for f in report.findings if f.undermines and not f.resolved})
     reasons = []
     if low < fail_under:

@@ -107,6 +107,16 @@ _KINDS = (
         references=(CARLINI,),
     ),
     Kind(
+        "nothing-to-attack",
+        "No image was attacked",
+        "critical",
+        "The audit is targeted, and every image that the model gets right is labelled as the class it is to be turned "
+        "into: there was nothing to do for any attack, and what is called robust accuracy here is clean accuracy.",
+        "Choose targets that differ from the labels, for example --target least-likely.",
+        undermines=True,
+        references=(CARLINI,),
+    ),
+    Kind(
         "robustness-fell",
         "Fewer images stand than in the baseline report",
         "warning",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from sparring.attacks import PGD, Attack, MultiTargeted, Square
@@ -13,33 +14,64 @@ from sparring.auditing.findings import FINDINGS
 from sparring.auditing.preflight import Preflight
 from sparring.auditing.report import Finding
 from sparring.auditing.request import Request
+from sparring.diagnosis.precision import more_precise, rescaled
 from sparring.diagnosis.randomised import ATTACKS, Drawn, drawn
-from sparring.diagnosis.repair import repaired
+from sparring.diagnosis.repair import JUDGED_ON, repaired
 from sparring.estimate import Estimate, proportion
 from sparring.evaluation import Evaluation, Record
+from sparring.evaluation.adversarials import Adversarials
 from sparring.evaluation.evaluation import MASKED as LOOK_MASKED
-from sparring.evaluation.evaluation import StageSummary
-from sparring.evaluation.records import Adversarials
+from sparring.evaluation.evaluation import MISLED, StageSummary
+from sparring.evaluation.task import Subset
+from sparring.model import device_of
 from sparring.threat import Threat, ThreatModel
 
-BROKEN_GRADIENT = frozenset(("no-gradient", "zero-gradient", "gradient-misleads"))
+SCALED_STEPS = 40
+"""Steps on the cross-entropy of logits that were scaled down."""
+BROKEN_GRADIENT = frozenset(
+    ("no-gradient", "zero-gradient", "gradient-misleads", "gradient-underflow", "unstable-loss")
+)
 """What a detour may mend."""
 STILL_MASKED = frozenset(("noise-beats-gradient", "one-step-beats-many", "unbounded-survivors"))
 """What says that it did not."""
-SMELLS = MASKED | {"blocked-gradient", "gradient-free-wins", "no-gradient"}
+SMELLS = MASKED | {
+    "blocked-gradient",
+    "gradient-free-wins",
+    "no-gradient",
+    "gradient-underflow",
+    "unstable-loss",
+    "success-does-not-grow",
+    "more-steps-help",
+    "transfer-wins",
+    "surrogate-only",
+}
 
 
 def mended(ready: Preflight, images: Tensor, labels: Tensor, threat: Threat) -> Preflight:
     """`ready` with a model whose gradient takes a detour, where its own is missing, zero or false and one helps."""
-    wrong = {finding.code for finding in ready.findings} & BROKEN_GRADIENT
+    wrong = frozenset(finding.code for finding in ready.findings) & BROKEN_GRADIENT
     if not wrong or not isinstance(threat, ThreatModel) or threat.eps == 0:
         return ready
+    if "gradient-underflow" in wrong:
+        precise = more_precise(ready.model, images[:JUDGED_ON], labels[:JUDGED_ON], threat)
+        if precise is not None:
+            return replace(
+                ready, model=precise[0], findings=tuple(_mended(f, wrong, precise[1]) for f in ready.findings)
+            )
     repair = repaired(ready.model, images, labels, threat)
     if repair is None:
         return ready
     told = FINDINGS["blocked-gradient"].found(str(repair), resolved=True)
-    findings = tuple(f.model_copy(update={"resolved": f.code in wrong or f.resolved}) for f in ready.findings)
+    findings = tuple(_mended(f, wrong) for f in ready.findings)
     return replace(ready, model=repair.model, differentiable=True, findings=(*findings, told))
+
+
+def _mended(finding: Finding, wrong: frozenset[str], how: str = "") -> Finding:
+    """The finding, resolved where it is one of those that were `wrong`; `how` goes with what float64 mends."""
+    said = f"; {how}" if how and finding.code == "gradient-underflow" else ""
+    return finding.model_copy(
+        update={"resolved": finding.code in wrong or finding.resolved, "evidence": finding.evidence + said}
+    )
 
 
 def reopened(findings: Sequence[Finding]) -> list[Finding]:
@@ -49,22 +81,27 @@ def reopened(findings: Sequence[Finding]) -> list[Finding]:
     return [f.model_copy(update={"resolved": False}) if masked and f.code in mendable else f for f in findings]
 
 
-def escalated(request: Request, evaluation: Evaluation, findings: Sequence[Finding]) -> Evaluation:
-    """Where anything smells of a masked gradient, whatever still stands meets long attacks on the margin and a long
-    search without gradients; what they break counts. Else the evaluation as it is.
+def escalated(
+    request: Request, evaluation: Evaluation, findings: Sequence[Finding], extra: Sequence[Attack] = ()
+) -> Evaluation:
+    """Where anything smells of a masked gradient, whatever still stands meets the `extra` attacks that the checks ask
+    for, long attacks on the margin and a long search without gradients; what they break counts. Where logits are too
+    large for the cross-entropy, they are scaled down and attacked with that. Else the evaluation as it is.
     """
+    evaluation = _scaled_down(request, evaluation, findings)
     codes = {finding.code for finding in findings}
-    doubted = any(warning.startswith(LOOK_MASKED) for warning in evaluation.warnings)
+    doubted = any(warning.startswith((LOOK_MASKED, MISLED)) for warning in evaluation.warnings)
     left = unproved(request, evaluation)
-    if not (codes & SMELLS or doubted) or not left or not isinstance(request.threat, ThreatModel):
+    if not (codes & SMELLS or doubted or extra) or not left or not isinstance(request.threat, ThreatModel):
         return evaluation
     battery: list[Attack] = [
+        *extra,
         PGD(steps=100, loss="margin", restarts=2),
         MultiTargeted(steps=40, targets=5, random_start=True),
         Square(queries=1000 if request.effort == "quick" else 5000),
     ]
     if not any(attack.access == "gradients" for attack in request.used(evaluation)):
-        battery = battery[2:]
+        battery = [attack for attack in battery if attack.access != "gradients"]
     ran = {stage.attack for stage in evaluation.stages if not stage.purpose}
     chosen = [a for a in battery if request.threat.norm in a.threats and str(a) not in ran]
     if not chosen:
@@ -73,11 +110,28 @@ def escalated(request: Request, evaluation: Evaluation, findings: Sequence[Findi
     return merged(evaluation, more, left)
 
 
+def _scaled_down(request: Request, evaluation: Evaluation, findings: Sequence[Finding]) -> Evaluation:
+    """What stands, attacked with the cross-entropy of smaller logits where that of the model's own vanishes."""
+    left = unproved(request, evaluation)
+    if "vanishing-cross-entropy" not in {f.code for f in findings} or not left or request.targets is not None:
+        return evaluation
+    rows = left[:JUDGED_ON]
+    device = device_of(request.model, request.images[0:1])
+    seen = Subset(request.images, rows)[0 : len(rows)].to(device)
+    model = rescaled(request.model, seen, request.labels[torch.tensor(rows)].to(device))
+    again = replace(request, model=model)
+    more = again.again(left, [PGD(steps=SCALED_STEPS)], "remedies: smaller logits", keep=True)
+    plain = [replace(record, margin=None) for record in more.records]  # theirs are in other units
+    named = [replace(stage, attack=f"{stage.attack} on smaller logits") for stage in more.stages]
+    said = {stage.attack: f"{stage.attack} on smaller logits" for stage in more.stages}
+    plain = [replace(r, broken_by=said.get(r.broken_by or "", r.broken_by)) for r in plain]
+    return merged(evaluation, replace(more, records=tuple(plain), stages=tuple(named)), left)
+
+
 def merged(evaluation: Evaluation, more: Evaluation, indices: Sequence[int]) -> Evaluation:
     """`evaluation` with what `more` did to its images at `indices`; stages and passes are added."""
     records = list(evaluation.records)
     places = {record.index: place for place, record in enumerate(records)}
-    found: dict[int, tuple[Tensor, int]] = {i: (evaluation.adversarials[i][None], 0) for i in evaluation.adversarials}
     for record in more.records:
         index = indices[record.index]
         old = records[places[index]]
@@ -90,20 +144,18 @@ def merged(evaluation: Evaluation, more: Evaluation, indices: Sequence[int]) -> 
             forwards=old.forwards + record.forwards,
             backwards=old.backwards + record.backwards,
         )
-        if record.broken_by is not None and record.index in more.adversarials:
-            found[index] = (more.adversarials[record.index][None], 0)
     robust = sum(r.prediction == r.label and r.broken_by is None for r in evaluation.records)
     stages: list[StageSummary] = list(evaluation.stages)
     for stage in more.stages:
         robust -= stage.broke
-        after = proportion(max(robust, 0), len(records)) if not evaluation.targeted else stage.robust_after
+        after = proportion(max(robust, 0), len(records))
         stages.append(replace(stage, robust_after=after, purpose=f"remedy: {LOOK_MASKED}"))
     warnings = tuple(dict.fromkeys((*evaluation.warnings, *more.warnings)))
     return replace(
         evaluation,
         records=tuple(records),
         stages=tuple(stages),
-        adversarials=Adversarials(dict(found)),
+        adversarials=evaluation.adversarials.joined(more.adversarials, indices),
         warnings=warnings,
         missed_bound=None,
     )
@@ -128,16 +180,28 @@ def judged_by_draws(request: Request, evaluation: Evaluation) -> tuple[Evaluatio
     broken = (result.clean >= 0.5) & (result.worst < 0.5)
     records = tuple(_by_majority(r, result, names, broken, distance) for r in evaluation.records)
     places: dict[int, tuple[Tensor, int]] = {i: (result.points, i) for i in broken.nonzero().flatten().tolist()}
-    stages = [*evaluation.stages]
+    stages = [replace(stage, purpose=SINGLE_DRAWS) for stage in evaluation.stages]
     left = int((result.clean >= 0.5).sum())
-    for name in names:
+    for name, cost in zip(names, _shared_out(result), strict=True):
         broke = sum(r.broken_by == name for r in records)
         left -= broke
-        stages.append(StageSummary(name, n, broke, proportion(left, n), 0, 0, 0.0, 0, True, (), JUDGED))
+        stages.append(StageSummary(name, n, broke, proportion(left, n), *cost, 0, True, (), JUDGED))
+    spent = [-(-sum(part[k] for part in result.costs) // n) for k in (0, 1)]
+    records = tuple(
+        replace(r, forwards=r.forwards + int(spent[0]), backwards=r.backwards + int(spent[1])) for r in records
+    )
     return replace(evaluation, records=records, stages=tuple(stages), adversarials=Adversarials(dict(places))), result
 
 
 JUDGED = "randomness: judged by fresh draws, counted where most of them fail"
+SINGLE_DRAWS = "randomness: one draw each, judged again below"
+
+
+def _shared_out(result: Drawn) -> list[tuple[int, int, float]]:
+    """The cost of each attack, with its share of the judging."""
+    *attacks, (forwards, backwards, seconds) = result.costs
+    parts = len(attacks)
+    return [(f + forwards // parts, b + backwards // parts, s + seconds / parts) for f, b, s in attacks]
 
 
 def mean_of(shares: Tensor) -> Estimate:

@@ -7,18 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from torch import nn
-
-from sparring.attacks import FGSM, Attack, RandomNoise
-from sparring.auditing.checks import GRADIENT_FREE, WHOLE_BOX_ATTACKS, survivors_of, whole_box
+from sparring.attacks import ATTACKS, FGSM, Attack, RandomNoise
+from sparring.auditing import replay_preflight, replay_strength
+from sparring.auditing.checks import GRADIENT_FREE, WHOLE_BOX_ATTACKS, iterative, survivors_of, whole_box
+from sparring.auditing.replay_preflight import FEW
 from sparring.auditing.report import Comparison, Finding
 from sparring.auditing.request import Request
+from sparring.auditing.strength import QUERIES
 from sparring.budget import parse_number
+from sparring.diagnosis.indirect import known
 from sparring.evaluation import Evaluation, Record
-from sparring.model import device_of
 from sparring.threat import Threat, ThreatModel
 
-FEW = 64
 DETOUR_FIT = 32
 """Images that a script's detours are fitted to."""
 ROWS = 16
@@ -73,14 +73,6 @@ def _specs(attacks: Sequence[Attack]) -> str:
     return repr([str(attack) for attack in attacks])
 
 
-def _few(request: Request, n: int = FEW) -> list[str]:
-    """The first images and labels, where the model is and as it answers when it serves."""
-    device = device_of(request.model, request.images[0:1])
-    there = "" if device.type == "cpu" else f".to({str(device)!r})"
-    lines = [f"x, y = images[:{n}]{there}, labels[:{n}]{there}"]
-    return [*lines, "model.eval()"] if isinstance(request.model, nn.Module) else lines
-
-
 def _evaluate(request: Request, attacks: str, *, part: str = "", threat: str = "threat") -> str:
     targets = "" if request.targets is None else f", targets=targets{part}"
     return f"sp.evaluate(model, images{part}, labels{part}, {threat}, attacks={attacks}{targets}, seed={request.seed})"
@@ -98,7 +90,8 @@ def _on_rows(request: Request, rows: Sequence[int], attacks: Sequence[Attack], t
 
 
 def _evasion(request: Request, evaluation: Evaluation) -> list[str]:
-    record = min((r for r in evaluation.records if r.broken_by), key=_effort)
+    broken = [r for r in evaluation.records if r.broken_by]
+    record = min([r for r in broken if " " not in (r.broken_by or "")] or broken, key=_effort)
     part = f"[{record.index}:{record.index + 1}]"
     return [
         f"evaluation = {_evaluate(request, repr([record.broken_by]), part=part)}",
@@ -110,30 +103,9 @@ def _effort(record: Record) -> tuple[int, int]:
     return record.forwards + record.backwards, record.index
 
 
-def _outputs(request: Request, evaluation: Evaluation) -> list[str]:
-    del evaluation
-    return [
-        *_few(request),
-        "with torch.no_grad():",
-        "    outputs = model(x)",
-        "print(outputs.min(), outputs.max(), outputs.sum(1)[:5])",
-    ]
-
-
-def _train_mode(request: Request, evaluation: Evaluation) -> list[str]:
+def _no_target(request: Request, evaluation: Evaluation) -> list[str]:
     del request, evaluation
-    return ["print([name or 'the model' for name, module in model.named_modules() if module.training][:5])"]
-
-
-def _randomness(request: Request, evaluation: Evaluation) -> list[str]:
-    del evaluation
-    return [*_few(request), "with torch.no_grad():", "    print((model(x) - model(x)).abs().max())"]
-
-
-def _company(request: Request, evaluation: Evaluation) -> list[str]:
-    del evaluation
-    alone = "torch.cat([model(x[i : i + 1]) for i in range(len(x))])"
-    return [*_few(request, 8), "with torch.no_grad():", f"    print((model(x) - {alone}).abs().max())"]
+    return ["print((targets != labels).sum().item(), 'of', len(labels), 'images have a target to reach')"]
 
 
 def _no_gradient(request: Request, evaluation: Evaluation) -> list[str]:
@@ -143,40 +115,6 @@ def _no_gradient(request: Request, evaluation: Evaluation) -> list[str]:
         "    sp.attacks.FGSM()(model, images[:1], sp.Untargeted(labels[:1]), threat)",
         "except sp.SparringError as error:",
         "    print(error)",
-    ]
-
-
-def _gradient(request: Request, loss: str) -> list[str]:
-    return [
-        *_few(request),
-        "x = x.clone().requires_grad_()",
-        f"loss = sp.losses.{loss}(model(x), sp.Untargeted(y)).sum()",
-        "(grad,) = torch.autograd.grad(loss, x)",
-    ]
-
-
-def _zero_gradient(loss: str) -> Callable[[Request, Evaluation], list[str]]:
-    def script(request: Request, evaluation: Evaluation) -> list[str]:
-        del evaluation
-        return [
-            *_gradient(request, loss),
-            'print((grad.flatten(1) == 0).all(1).sum().item(), "of", len(x), "gradients are zero in every pixel")',
-        ]
-
-    return script
-
-
-def _misleading(request: Request, evaluation: Evaluation) -> list[str]:
-    del evaluation
-    low, high = request.threat.bounds
-    return [
-        *_gradient(request, "margin"),
-        f"step = 0.005 * ({high!r} - {low!r}) * grad.sign()",
-        f"up, down = (x + step).clamp({low!r}, {high!r}), (x - step).clamp({low!r}, {high!r})",
-        "with torch.no_grad():",
-        "    rise = sp.losses.margin(model(up), sp.Untargeted(y)) - sp.losses.margin(model(down), sp.Untargeted(y))",
-        "    promised = (grad * (up - down)).flatten(1).sum(1)",
-        'print("measured by promised change:", (rise / promised).nanmedian().item(), "(an honest gradient: about 1)")',
     ]
 
 
@@ -190,34 +128,6 @@ def _curve(request: Request, evaluation: Evaluation) -> list[str]:
         'for attacks in (["fgsm"], None):',
         f"    options = dict({budget}, seed={request.seed})",
         "    print(sp.robustness_curve(model, images, labels, attacks=attacks, **options).accuracy)",
-    ]
-
-
-def _pixels(request: Request, evaluation: Evaluation) -> list[str]:
-    del evaluation
-    return [f"print(images[:{4 * FEW}].min(), images[:{4 * FEW}].max(), {request.threat.bounds})"]
-
-
-def _labels(request: Request, evaluation: Evaluation) -> list[str]:
-    del request, evaluation
-    return ["print(len(labels), labels.unique(return_counts=True))"]
-
-
-def _chance(request: Request, evaluation: Evaluation) -> list[str]:
-    del evaluation
-    return [
-        *_few(request, 4 * FEW),
-        "with torch.no_grad():",
-        '    print("right:", (model(x).argmax(1) == y).float().mean().item())',
-        'print("the commonest class:", (y.bincount().max() / len(y)).item())',
-    ]
-
-
-def _looks(request: Request, evaluation: Evaluation) -> list[str]:
-    del evaluation
-    return [
-        f"for finding in sp.auditing.first_look(model, images, labels, {request.threat.bounds}).findings:",
-        '    print(finding.code + ":", finding.evidence)',
     ]
 
 
@@ -254,6 +164,31 @@ def _proof(request: Request, evaluation: Evaluation) -> list[str]:
     ]
 
 
+def _doubled(request: Request, evaluation: Evaluation) -> list[str]:
+    strong = [a for a in iterative(request, evaluation) if hasattr(a, "steps")]
+    targets = "" if request.targets is None else f", targets=targets[:{FEW}]"
+    return replay_strength.doubled(str(strong[-1]), f"[:{FEW}]", targets)
+
+
+def _curve_beyond(request: Request, evaluation: Evaluation) -> list[str]:
+    lines = _curve(request, evaluation)
+    return [
+        line.replace(f"eps=[{request.threat.eps!r}]", f"eps=[{request.threat.eps!r}, {3 * request.threat.eps!r}]")
+        for line in lines
+    ]
+
+
+def _best_seen(request: Request, evaluation: Evaluation) -> list[str]:
+    own = [str(a) for a in request.used(evaluation) if not known(type(a), ATTACKS)]
+    return [
+        "from sparring.diagnosis.indirect import BestSeen",
+        "",
+        f"attack = sp.attacks.parse({(own or ['pgd'])[0]!r})",
+        "for tried in (attack, BestSeen(attack)):",
+        f"    print(tried, {_evaluate(request, '[tried]')}.attack_success_rate)",
+    ]
+
+
 def _notes(request: Request, evaluation: Evaluation) -> list[str]:
     return [
         f"evaluation = {_evaluate(request, _specs(request.used(evaluation)))}",
@@ -273,31 +208,39 @@ def _again(request: Request, evaluation: Evaluation) -> list[str]:
 
 _SCRIPTS: dict[str, Callable[[Request, Evaluation], list[str]]] = {
     "evasion": _evasion,
-    "probability-outputs": _outputs,
-    "train-mode": _train_mode,
-    "random-outputs": _randomness,
-    "batch-dependence": _company,
+    "probability-outputs": replay_preflight.outputs,
+    "train-mode": replay_preflight.train_mode,
+    "random-outputs": replay_preflight.randomness,
+    "batch-dependence": replay_preflight.company,
     "no-gradient": _no_gradient,
-    "zero-gradient": _zero_gradient("margin"),
-    "vanishing-cross-entropy": _zero_gradient("cross_entropy"),
-    "gradient-misleads": _misleading,
-    "blocked-gradient": _misleading,
+    "zero-gradient": replay_preflight.zero_gradient("margin"),
+    "vanishing-cross-entropy": replay_preflight.zero_gradient("cross_entropy"),
+    "gradient-misleads": replay_preflight.misleading,
+    "blocked-gradient": replay_preflight.misleading,
     "stronger-attack-found": _curve,
-    "narrow-input-range": _pixels,
-    "single-class-data": _labels,
-    "at-chance": _chance,
-    "wrong-normalisation": _looks,
+    "narrow-input-range": replay_preflight.pixels,
+    "single-class-data": replay_preflight.labels,
+    "at-chance": replay_preflight.chance,
+    "wrong-normalisation": replay_preflight.looks,
     "noise-beats-gradient": _paired(RandomNoise),
     "one-step-beats-many": _paired(FGSM),
     "unbounded-survivors": _unbounded,
     "gradient-free-wins": _gradient_free,
     "search-found-more": _again,
     "certificate-contradicted": _proof,
+    "gradient-underflow": lambda request, _: replay_strength.in_double(FEW),
+    "unstable-loss": lambda request, _: replay_strength.jumps(FEW, request.threat.bounds),
+    "success-does-not-grow": _curve_beyond,
+    "more-steps-help": _doubled,
+    "transfer-wins": lambda request, _: replay_strength.surrogate(QUERIES, request.seed),
+    "surrogate-only": _notes,
+    "silent-success": _best_seen,
     "nothing-may-change": _again,
+    "nothing-to-attack": _no_target,
     "loss-replaced": _notes,
     "unusable-numbers": _notes,
     "candidates-rejected": _notes,
-    "small-sample": _labels,
+    "small-sample": replay_preflight.labels,
     "interrupted": _again,
 }
 _ABOUT_THE_MODEL_AS_IT_IS = (

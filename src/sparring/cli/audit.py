@@ -97,8 +97,10 @@ def audit(
     given = {"effort": effort, "attacks": tuple(attack) if attack else None}
     gate = {"fail_under": fail_under, "reports": tuple(report) if report else None}
     settings = flags.declared(**given, **gate).config
-    if effort is not None:  # over the attacks of the file, too
-        settings = settings.model_copy(update={"audit": settings.audit.model_copy(update={"attacks": None})})
+    over = {"attacks": None} if effort is not None else {}  # a flag goes over what the file says otherwise
+    if out is not None and not report:
+        over["reports"] = None
+    settings = settings.model_copy(update={"audit": settings.audit.model_copy(update=over)})
     exit_code = run(settings, out=out, target=target, baseline=baseline, open_report=open_report, quiet=quiet)
     raise typer.Exit(exit_code)
 
@@ -171,7 +173,7 @@ def _places(config: Config, out: Path | None) -> tuple[tuple[Path, ...], Path]:
     named = config.audit.reports
     folder = out or FOLDER
     paths = named or tuple(folder / f"report{form}" for form in FORMS)
-    _check_reports(paths)
+    o.check_reports(paths, FORMS)
     beside = named[0].with_name(f"{named[0].stem}-records") if named and out is None else folder / "records"
     return paths, config.audit.records or beside
 
@@ -188,13 +190,3 @@ def _baseline(path: Path | None) -> Report | None:
         raise ConfigError(f"--baseline {path} cannot be read: {error.strerror}; name an audit's report.json") from error
     except InputError as error:
         raise ConfigError(f"--baseline {path}: {error}; name an audit's report.json") from error
-
-
-def _check_reports(paths: tuple[Path, ...]) -> None:
-    """Before the work, not after it: a suffix that no renderer knows, a place that cannot be written."""
-    from sparring.files import check_writable
-
-    for path in paths:
-        if path.suffix.lower() not in FORMS:
-            raise ConfigError(f"report path must end in {', '.join(FORMS)}, got {str(path)!r}")
-        check_writable(path)

@@ -211,13 +211,13 @@ def completed(config: Config, flags: dict[str, Any]) -> dict[str, Any]:
     return flags
 
 
-def check_reports(paths: Iterable[Path]) -> None:
-    """Before the work: every file that is to be written is .html or .json and can be. Raises `ConfigError`."""
+def check_reports(paths: Iterable[Path], forms: Sequence[str] = REPORT_FORMS) -> None:
+    """Before the work: every file that is to be written has one of these forms and can be. Raises `ConfigError`."""
     from sparring.files import check_writable
 
     for path in paths:
-        if path.suffix.lower() not in REPORT_FORMS:
-            raise ConfigError(f"report path must end in {' or '.join(REPORT_FORMS)}, got {str(path)!r}")
+        if path.suffix.lower() not in forms:
+            raise ConfigError(f"report path must end in {' or '.join(forms)}, got {str(path)!r}")
         try:
             check_writable(path)
         except InputError as error:

@@ -119,16 +119,16 @@ def load(config: Config) -> Subject:
 
 
 def class_index(text: str | None, names: tuple[str, ...] | None, flag: str) -> int | None:
-    """A class by number or by name. Raises `ConfigError` with the nearest names."""
+    """A class by name or, where no class is called that, by number. Raises `ConfigError` with the nearest names."""
     if text is None:
         return None
-    if text.isdecimal():
+    if names is not None and text in names:
+        return names.index(text)
+    if text.isdecimal() and text.isascii():
         return int(text)
     if names is None:
         raise ConfigError(f"{flag} must be a class number here (the classes have no names), got {text!r}")
-    if text not in names:
-        raise ConfigError(unknown(f"class for {flag}", text, list(names))[:300])
-    return names.index(text)
+    raise ConfigError(unknown(f"class for {flag}", text, list(names))[:300])
 
 
 def target_class(config: Config, flag: str | None, names: tuple[str, ...] | None) -> int | str | None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sparring.attacks import EOT, PGD, Attack, MultiTargeted
 from sparring.batching import plan
@@ -30,7 +31,8 @@ ATTACKS: tuple[Attack, ...] = (
 @dataclass(frozen=True, eq=False)
 class Drawn:
     """Share of right draws per image, clean and under the worst candidate, float64 (N,); the class most often answered
-    to that candidate, the attack it came from (-1: none moved it), and the candidates themselves.
+    to that candidate, the attack it came from (-1: none moved it), and the candidates themselves. costs: of every
+    attack, and last of the judging, what it took: (forwards, backwards, seconds).
     """
 
     clean: Tensor
@@ -39,6 +41,28 @@ class Drawn:
     chosen: Tensor
     points: Tensor
     draws: int
+    costs: tuple[tuple[int, int, float], ...]
+
+
+class _Metered(nn.Module):
+    """A model that counts the images that pass forward, and those that may pass backward."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.model = model
+        self.forwards = self.backwards = 0
+        self.started = time.perf_counter()
+
+    def forward(self, images: Tensor) -> object:
+        self.forwards += len(images)
+        self.backwards += len(images) * images.requires_grad
+        return self.model(images)
+
+    def read(self) -> tuple[int, int, float]:
+        """What it counted since the last reading."""
+        found = self.forwards, self.backwards, time.perf_counter() - self.started
+        self.forwards, self.backwards, self.started = 0, 0, time.perf_counter()
+        return found
 
 
 def drawn(
@@ -56,7 +80,7 @@ def drawn(
     known: candidates (N, C, H, W) found earlier. The global random state is as it was afterwards.
     """
     points, chosen = images.clone(), torch.full((len(images),), -1)
-    goal = Untargeted(labels)
+    goal, costs, model = Untargeted(labels), [], _Metered(model)
     with torch.random.fork_rng(devices=[]), frozen_eval(model):
         torch.manual_seed(seed)
         share = _share(model, images, labels, CHOOSING)[0]
@@ -68,9 +92,13 @@ def drawn(
                 generator = torch.Generator().manual_seed(seed + 1)
                 found = attack(model, images[rows], goal.select(rows), threat, generator=generator)
                 share = _better(model, goal, threat, images, found, points, share, chosen, rows, number)
+            costs.append(model.read())
         clean, _ = _share(model, images, labels, DRAWS)
         worst, answers = _share(model, points, labels, DRAWS)
-    return Drawn(clean, torch.minimum(worst, clean), answers, chosen, points, DRAWS)
+        costs.append(model.read())
+    # Of two means over draws the smaller one is too low by chance: one that no attack moved has but one.
+    worst = torch.where(chosen < 0, clean, worst)
+    return Drawn(clean, worst, answers, chosen, points, DRAWS, tuple(costs))
 
 
 def _better(

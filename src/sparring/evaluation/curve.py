@@ -19,9 +19,10 @@ from sparring.attacks.minimal import movable
 from sparring.budget import parse_number
 from sparring.errors import InputError
 from sparring.estimate import Estimate, proportion
-from sparring.evaluation.driver import Progress, evaluate
+from sparring.evaluation.driver import evaluate
 from sparring.evaluation.effort import chosen_attacks
 from sparring.evaluation.evaluation import Evaluation, survived
+from sparring.evaluation.progress import Progress
 from sparring.evaluation.task import Images, Subset, Task, checked_task
 from sparring.model import Model, frozen_eval
 from sparring.norms import per_image

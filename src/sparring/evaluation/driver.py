@@ -5,42 +5,31 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from sparring.attacks.base import Attack
-from sparring.black_box import access_of
 from sparring.errors import InputError, ModelError
 from sparring.estimate import proportion
+from sparring.evaluation.adversarials import Adversarials
 from sparring.evaluation.effort import chosen_plan
 from sparring.evaluation.evaluation import Evaluation, StageSummary, State
-from sparring.evaluation.records import Adversarials, ChunkResult, DiskStore, MemoryStore, Outcome
-from sparring.evaluation.stages import Plan, Setting, Stage
-from sparring.evaluation.suspicions import ASKED_TWICE, INFINITE, misleading, suspicions
+from sparring.evaluation.probe import setting
+from sparring.evaluation.progress import Progress
+from sparring.evaluation.records import ChunkResult, DiskStore, MemoryStore, Outcome
+from sparring.evaluation.stages import Plan, Stage
+from sparring.evaluation.suspicions import ASKED_TWICE, INFINITE, suspicions
 from sparring.evaluation.task import Images, Task, checked_mask, checked_task, run_key
-from sparring.goal import Goal, Untargeted
+from sparring.goal import Untargeted
 from sparring.losses import class_margin
 from sparring.model import Model, frozen_eval
 from sparring.norms import per_image
 from sparring.problem import Problem, added_up, check_classes
-from sparring.rng import Streams, digests
-from sparring.threat import Threat, ThreatModel
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where the work is: stage `number` of `stages`, `done` of `total` `unit`, robust accuracy so far."""
-
-    stage: str
-    number: int
-    stages: int
-    done: int
-    total: int
-    robust: float
-    unit: str = "images"
+from sparring.rng import seeded
+from sparring.threat import Threat
 
 
 class EvaluationInterrupted(KeyboardInterrupt):
@@ -128,7 +117,7 @@ def _run(
     try:
         _over_chunks(task, None, 0, expected, state, store, report, clean)
         state.spare(task.seed)
-        for number, stage in enumerate(plan(state, _setting(task, state, expected, report)), start=1):
+        for number, stage in enumerate(plan(state, setting(task, state, expected, report)), start=1):
             results = []
             _over_chunks(task, stage, number, max(expected, number), state, store, report, results)
             summaries.append(_summary(stage, results, state, complete=True))
@@ -138,35 +127,6 @@ def _run(
             summaries.append(_summary(stage, results, state, complete=False))
         raise EvaluationInterrupted(evaluation(complete=False)) from None
     return evaluation(complete=True)
-
-
-def _setting(task: Task, state: State, stages: int, report: Callable[[Progress], None]) -> Setting:
-    """What a plan may know of the model: what it shows and, if it asks, which gradients mislead."""
-    chunks = task.chunks()
-
-    def probed() -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
-        own = []
-        for chunk in filter(task.ranks.mine, range(len(chunks))):
-            part = chunks[chunk]
-            here = state.standing()[part].nonzero().flatten()
-            if len(here):
-                rows = here + part.start
-                problem = _problem(task, task.read(part)[here.to(task.device)], task.goal(rows), "gradients")
-                own.append((rows, misleading(problem).cpu(), problem.ledger.forwards, problem.ledger.backwards))
-            robust = state.robust() / max(1, int(state.seen.sum()))
-            report(Progress("gradient probe", 0, stages, part.stop, len(task.labels), robust))
-        return own
-
-    def doubtful() -> Tensor:
-        found = torch.zeros(len(task.labels), dtype=torch.bool)
-        if isinstance(task.threat, ThreatModel):
-            for rows, misled, forwards, backwards in task.ranks.gathered(probed):
-                found[rows] = misled
-                state.forwards[rows] += forwards
-                state.backwards[rows] += backwards
-        return found
-
-    return Setting(task.threat.norm, access_of(task.model), task.seed, doubtful)
 
 
 def _over_chunks(
@@ -190,17 +150,20 @@ def _over_chunks(
         own = []
         for chunk, part in enumerate(chunks):
             if task.ranks.mine(chunk):
-                own.append(_chunk(task, stage, number, chunk, part, chosen, state, store))
-                state.apply(own[-1])
-                results.append(own[-1])
+                with seeded(task.seed, number, chunk):
+                    result = _chunk(task, stage, number, chunk, part, chosen, state, store)
+                state.apply(result)
+                results.append(replace(result, adversarials=None))  # the store has them
+                if task.ranks.size > 1:
+                    own.append(store.portable(result))
             robust = state.robust() / max(1, int(state.seen.sum()))
             report(Progress(name, number, stages, part.stop, len(task.labels), robust))
-        return own if task.ranks.size == 1 else [store.portable(result) for result in own]
+        return own
 
     for result in task.ranks.gathered(work):
         if not task.ranks.mine(result.chunk):
             state.apply(result)
-            results.append(result)
+            results.append(replace(result, adversarials=None))
             store.remember(result)
 
 
@@ -231,7 +194,7 @@ def _chunk(
 
 def _clean_pass(task: Task, images: Tensor, part: slice) -> ChunkResult:
     goal = task.goal(part)
-    problem = _problem(task, images, goal, "clean")
+    problem = task.problem(images, goal, "clean")
     logits = problem.logits(images)
     check_classes(Untargeted(task.labels[part]), logits.shape[1])
     unanswered = logits.isnan().any(1)
@@ -255,7 +218,7 @@ def _clean_pass(task: Task, images: Tensor, part: slice) -> ChunkResult:
 
 def _attack_pass(task: Task, attack: Attack, images: Tensor, part: slice, rows: Tensor) -> ChunkResult:
     here = (rows - part.start).to(images.device)
-    given = _problem(task, images[here], task.goal(rows), str(attack))
+    given = task.problem(images[here], task.goal(rows), str(attack))
     candidates = _checked_candidates(attack, attack.run(given), given.images)
     # Verified against fresh originals, goal and flags: what the attack did to those it was given is of no account.
     with frozen_eval(task.model):
@@ -296,11 +259,6 @@ def _result(
 ) -> ChunkResult:
     notes = tuple(problem.ledger.notes)
     return ChunkResult(0, 0, "", outcomes, broken, adversarials, rejected, 0.0, notes)
-
-
-def _problem(task: Task, images: Tensor, goal: Goal, purpose: str) -> Problem:
-    streams = Streams(task.seed, purpose, digests(images))
-    return Problem.build(task.model, images, goal, task.threat, streams, task.plan)
 
 
 def _summary(stage: Stage, results: list[ChunkResult], state: State, *, complete: bool) -> StageSummary:

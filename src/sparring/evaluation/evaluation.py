@@ -12,7 +12,8 @@ from torch import Tensor
 from sparring.attacks.base import Attack
 from sparring.certification.bracket import always_attacked
 from sparring.estimate import Estimate, proportion
-from sparring.evaluation.records import Adversarials, ChunkResult, Record
+from sparring.evaluation.adversarials import Adversarials
+from sparring.evaluation.records import ChunkResult, Record
 from sparring.threat import Threat
 
 
@@ -78,7 +79,9 @@ class Evaluation:
 
 
 MASKED = "gradients look masked"
-"""How a doubt about gradients begins among the warnings."""
+"""How a doubt about gradients begins among the warnings, where a search without them found more, ..."""
+MISLED = "gradients mislead"
+"""... and where they do not say what a small step does, whether or not a search found more."""
 
 
 def survived(record: Record) -> bool:

@@ -18,7 +18,6 @@ from typing import IO, Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from sparring.errors import InputError, RecordsError
@@ -169,10 +168,10 @@ class DiskStore:
             shard = {"indices": result.indices, "adversarials": result.adversarials.cpu().contiguous()}
             content = safetensors.torch.save(shard)
             write_whole(self._shard(result), content)
-        lines = [json.dumps({"stage": result.stage, **asdict(outcome)}) for outcome in result.outcomes]
-        lines.append(json.dumps(_closing_line(result, content)))
+        rest = b"".join(_line({"stage": result.stage, **asdict(outcome)}) for outcome in result.outcomes)
+        closing = _closing_line(result, content)
+        rest += _line({**closing, "checksum": _checksum(rest, closing)})
         start = stream.seek(0, os.SEEK_END)
-        rest = "".join(line + "\n" for line in lines).encode()
         try:
             while rest:
                 rest = rest[stream.write(rest) :]
@@ -235,11 +234,13 @@ class DiskStore:
                     break
                 row = json.loads(line)
                 if "chunk" in row:
+                    if row.pop("checksum") != _checksum(content[kept : read - len(line)], row):
+                        raise ValueError("the checksum does not fit")
                     self._close_chunk(row, outcomes)
                     outcomes, kept = [], read
                 else:
                     outcomes.append(Outcome(**{f.name: row[f.name] for f in fields(Outcome)}))
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
                 if number < len(lines):
                     where = f"{path} is damaged at line {number}"
                     raise RecordsError(f"{where}: delete the folder or choose another --out") from error
@@ -265,40 +266,6 @@ class DiskStore:
             self._done[result.stage, result.chunk] = result
 
 
-class Adversarials(Mapping[int, Tensor]):
-    """The verified adversarials, by image index; shards on disk are read when asked for.
-
-    `adversarials[i]` has shape (C, H, W); an image that did not break has none (`KeyError`).
-    """
-
-    def __init__(self, places: dict[int, tuple[Any, int]]) -> None:
-        self._places = dict(sorted(places.items()))
-
-    def __getitem__(self, index: int) -> Tensor:
-        shard, row = self._places[int(index)]
-        if isinstance(shard, Tensor):
-            return shard[row]
-        try:
-            with safe_open(shard, framework="pt") as stored:
-                found: Tensor = stored.get_slice("adversarials")[row]
-        except (OSError, SafetensorError) as error:
-            raise RecordsError(f"cannot read {shard}: {error}") from error
-        return found
-
-    def __iter__(self) -> Any:
-        return iter(self._places)
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-    def stack(self, images: Tensor) -> Tensor:
-        """`images` (N, C, H, W) with every broken image replaced by its adversarial."""
-        stacked = images.clone()
-        for index in self:
-            stacked[index] = self[index].to(stacked)
-        return stacked
-
-
 def _closing_line(result: ChunkResult, shard: bytes) -> dict[str, Any]:
     return {
         "stage": result.stage,
@@ -310,6 +277,15 @@ def _closing_line(result: ChunkResult, shard: bytes) -> dict[str, Any]:
         "notes": list(result.notes),
         "shard": hashlib.sha256(shard).hexdigest() if shard else None,
     }
+
+
+def _line(row: dict[str, Any]) -> bytes:
+    return json.dumps(row).encode() + b"\n"
+
+
+def _checksum(lines: bytes, closing: dict[str, Any]) -> str:
+    """Of a chunk's lines and what its closing line says: a changed bit on disk must not become a verdict."""
+    return hashlib.sha256(lines + json.dumps(closing, sort_keys=True).encode()).hexdigest()
 
 
 def _file_digest(path: Path) -> str | None:

@@ -9,12 +9,10 @@ from scipy.stats import hypergeom
 from torch import Tensor
 
 from sparring.attacks.base import Attack
-from sparring.evaluation.evaluation import State
+from sparring.evaluation.evaluation import MISLED, State
 from sparring.evaluation.stages import Setting, Stage, drawn, nearest
 
 ALPHA = 0.05
-MISLEADING = "gradients mislead"
-"""Why images get a search without gradients."""
 
 
 def spot_check(
@@ -42,7 +40,7 @@ def spot_check(
                 state.doubt([attack], broken)
                 for other in deep:
                     if bool(state.standing().any()):
-                        yield Stage(other, None, MISLEADING)
+                        yield Stage(other, None, MISLED)
                 deep = ()
         if not found:
             break

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -48,13 +49,18 @@ def in_turn(attacks: Sequence[Attack]) -> Plan:
 
 
 def drawn(state: State, among: Tensor, count: int, purpose: str, seed: int) -> Tensor:
-    """A random sample (bool, (N,)) of `count` of the images `among`; it depends on nothing but their contents,
-    `purpose` and `seed`. All of them where they are no more than `count`.
+    """A random sample (bool, (N,)) of `count` of the images `among`; it depends on nothing but their contents (and how
+    often the same image occurred before), `purpose` and `seed`. All of them where they are no more than `count`.
     """
     rows = among.nonzero().flatten().tolist()
+    seen: Counter[str] = Counter()
+    nth = {}
+    for row in rows:
+        nth[row] = seen[state.digests[row]]
+        seen[state.digests[row]] += 1
 
     def key(row: int) -> bytes:
-        return hashlib.blake2b(f"{seed}|{purpose}|{state.digests[row]}|{row}".encode()).digest()
+        return hashlib.blake2b(f"{seed}|{purpose}|{state.digests[row]}|{nth[row]}".encode()).digest()
 
     sample = torch.zeros_like(among)
     sample[sorted(rows, key=key)[:count]] = True

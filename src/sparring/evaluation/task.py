@@ -22,8 +22,8 @@ from sparring.evaluation.ranks import Ranks
 from sparring.goal import Goal, Targeted, Untargeted
 from sparring.identity import code_of, settings_of
 from sparring.model import Model, device_of, model_digest
-from sparring.problem import check_images
-from sparring.rng import digest
+from sparring.problem import Problem, check_images
+from sparring.rng import Streams, digest, digests
 from sparring.threat import Threat
 
 
@@ -80,6 +80,11 @@ class Task:
         if self.targets is not None:
             return Targeted(self.targets[part]).to(self.device)
         return Untargeted(self.labels[part]).to(self.device)
+
+    def problem(self, images: Tensor, goal: Goal, purpose: str) -> Problem:
+        """The images as an attack is given them, with random streams of their own for `purpose`."""
+        streams = Streams(self.seed, purpose, digests(images))
+        return Problem.build(self.model, images, goal, self.threat, streams, self.plan)
 
     def chunk_digest(self, images: Tensor, part: slice) -> str:
         """Identity of a chunk: its images, labels and targets."""

@@ -11,8 +11,9 @@ from torch import Tensor
 from sparring.attacks.base import Attack
 from sparring.errors import InputError
 from sparring.estimate import Estimate, proportion
-from sparring.evaluation.driver import Progress, evaluate
+from sparring.evaluation.driver import evaluate
 from sparring.evaluation.evaluation import Evaluation, survived
+from sparring.evaluation.progress import Progress
 from sparring.evaluation.task import Images
 from sparring.model import Model
 from sparring.threat import Threat

@@ -14,8 +14,9 @@ from torch import Tensor
 from sparring.attacks.ascent import Best
 from sparring.attacks.base import Attack
 from sparring.errors import InputError
-from sparring.evaluation.driver import Progress, evaluate
+from sparring.evaluation.driver import evaluate
 from sparring.evaluation.evaluation import Evaluation
+from sparring.evaluation.progress import Progress
 from sparring.evaluation.task import Images
 from sparring.model import Model
 from sparring.norms import per_image
