@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tests.helpers_core import Linear, pictures
@@ -9,6 +11,7 @@ from tests.helpers_core import Linear, pictures
 import sparring as sp
 from sparring.certification import always_attacked
 from sparring.errors import InputError
+from sparring.evaluation.driver import DISPROVED
 
 THREAT = sp.ThreatModel("linf", 0.02)
 N = 120
@@ -20,7 +23,7 @@ def case():
     model, images = Linear(16, 3, seed=1), pictures(N, 1, 4, 4)
     labels = model(images).argmax(1)
     labels[::10] = (labels[::10] + 1) % 3  # some are wrong from the start
-    return model, images, labels, sp.certify(model, images, labels, THREAT, method="crown").certified
+    return model, images, labels, sp.certify(model, images, labels, THREAT, method="crown")
 
 
 def test_most_certified_images_are_left_alone_and_count_as_robust(case):
@@ -29,8 +32,9 @@ def test_most_certified_images_are_left_alone_and_count_as_robust(case):
     plain = sp.evaluate(model, images, labels, THREAT, effort="standard")
     attacked = [r for r in found.records if r.certified and r.attacked]
     spared = [r for r in found.records if r.certified and not r.attacked]
-    assert int(proved.sum()) == len(attacked) + len(spared) > 40
-    assert len(attacked) == max(1, round(0.05 * int(proved.sum())))
+    count = int(proved.certified.sum())
+    assert count == len(attacked) + len(spared) > 40
+    assert len(attacked) == max(1, round(0.05 * count))
     assert all(r.forwards <= 2 and r.backwards == 0 for r in spared)
     assert found.robust_accuracy == plain.robust_accuracy
     assert found.attack_success_rate == plain.attack_success_rate
@@ -39,12 +43,13 @@ def test_most_certified_images_are_left_alone_and_count_as_robust(case):
     assert found.missed_bound <= plain.missed_bound
 
 
-def test_a_drawn_image_with_a_false_certificate_is_broken(case):
-    model, images, labels, _ = case
-    everything = torch.ones(N, dtype=torch.bool)
-    found = sp.evaluate(model, images, labels, sp.ThreatModel("linf", 0.4), attacks=["pgd"], certified=everything)
-    assert any(r.certified and r.broken_by for r in found.records)
-    assert not any(r.certified for r in found.records if r.prediction != r.label)
+def test_a_false_certificate_is_thrown_away_and_everything_attacked(case):
+    model, images, labels, proof = case
+    threat = sp.ThreatModel("linf", 0.4)
+    false = replace(proof, eps=0.4, certified=proof.right)
+    found = sp.evaluate(model, images, labels, threat, attacks=["pgd"], certified=false)
+    assert found.records == sp.evaluate(model, images, labels, threat, attacks=["pgd"]).records
+    assert DISPROVED in found.warnings
 
 
 def test_the_draw_depends_on_contents_and_seed_alone(case):
@@ -52,7 +57,7 @@ def test_the_draw_depends_on_contents_and_seed_alone(case):
 
     def drawn(order, batch_size, seed=0):
         found = sp.evaluate(
-            model, images[order], labels[order], THREAT, attacks=["fgsm"], certified=proved[order], seed=seed,
+            model, images[order], labels[order], THREAT, attacks=["fgsm"], certified=part(proved, order), seed=seed,
             batch_size=batch_size,
         )  # fmt: skip
         return {r.digest for r in found.records if r.certified and r.attacked}
@@ -65,16 +70,38 @@ def test_the_draw_depends_on_contents_and_seed_alone(case):
 
 def test_records_of_one_mask_are_not_those_of_another(case, tmp_path):
     model, images, labels, proved = case
-    for mask in (None, proved, proved & (torch.arange(N) > 50)):
-        sp.evaluate(model, images, labels, THREAT, attacks=["fgsm"], certified=mask, out=tmp_path)
+    fewer = replace(proved, certified=proved.certified & (torch.arange(N) > 50))
+    for proof in (None, proved, fewer):
+        sp.evaluate(model, images, labels, THREAT, attacks=["fgsm"], certified=proof, out=tmp_path)
     assert len(list(tmp_path.iterdir())) == 3
     again = sp.evaluate(model, images, labels, THREAT, attacks=["fgsm"], certified=proved, out=tmp_path)
     assert len(list(tmp_path.iterdir())) == 3
     assert again.records == sp.evaluate(model, images, labels, THREAT, attacks=["fgsm"], certified=proved).records
 
 
-@pytest.mark.parametrize("mask", [torch.ones(3, dtype=torch.bool), torch.ones(N), [True] * N])
-def test_a_mask_is_one_truth_value_per_image(case, mask):
+def part(proof, order):
+    rows = {name: getattr(proof, name)[order] for name in ("labels", "prediction", "certified")}
+    return replace(proof, **rows)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"eps": 0.01}, "linf eps 0.01"),
+        ({"norm": "l2"}, "l2 eps"),
+        ({"method": "smoothing"}, "smoothed model"),
+        ({"labels": torch.zeros(N, dtype=torch.int64)}, "other labels"),
+        ({"prediction": torch.full((N,), 2)}, "another model"),
+    ],
+)
+def test_a_certificate_of_something_else_is_refused(case, change, message):
+    model, images, labels, proved = case
+    with pytest.raises(InputError, match=message):
+        sp.evaluate(model, images, labels, THREAT, attacks=["fgsm"], certified=replace(proved, **change))
+
+
+@pytest.mark.parametrize("mask", [torch.ones(N, dtype=torch.bool), [True] * N])
+def test_a_bare_mask_is_no_certificate(case, mask):
     model, images, labels, _ = case
-    with pytest.raises(InputError, match="certified"):
+    with pytest.raises(InputError, match=r"sp\.certify"):
         sp.evaluate(model, images, labels, THREAT, attacks=["fgsm"], certified=mask)

@@ -21,6 +21,7 @@ from sparring.black_box import BlackBox, access_of
 from sparring.diagnosis.randomised import Drawn
 from sparring.errors import InputError
 from sparring.evaluation import EFFORTS, EvaluationInterrupted, Progress
+from sparring.evaluation.driver import DISPROVED
 from sparring.evaluation.effort import chosen_plan
 from sparring.evaluation.task import Images, Subset, checked_task
 from sparring.model import Model, model_name
@@ -121,7 +122,7 @@ def _check_gate(fail_under: object) -> None:
 
 
 def _investigate(request: Request, ready: Preflight, proof: proofs.Proof | None) -> Draft:
-    random, proved = _random(request, ready), None if proof is None else proof.mask
+    random, proved = _random(request, ready), None if proof is None else proof.certificate
     try:
         first = EFFORTS["quick"].everyone[:2] if random and not request.named else None
         evaluation = request.evaluated(first, certified=proved)
@@ -133,7 +134,7 @@ def _investigate(request: Request, ready: Preflight, proof: proofs.Proof | None)
             evaluation, draft.drawn = remedies.judged_by_draws(request, evaluation)
         elif evaluation.complete:
             _look_closer(request, ready, draft)
-            if draft.contradicted:
+            if draft.contradicted and DISPROVED not in evaluation.warnings:
                 draft.evaluation = evaluation = request.evaluated()
             evaluation = remedies.escalated(request, evaluation, draft.findings, draft.asked_for)
         draft.evaluation, draft.checked = evaluation, evaluation.complete

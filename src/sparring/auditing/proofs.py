@@ -160,7 +160,8 @@ def contradicted(evaluation: Evaluation, proof: Proof | None, nearest: dict[int,
     if proof is None or proof.certificate is None or proof.certificate.radius is None:
         return []
     radius = proof.certificate.radius
-    broken = {record.index for record in evaluation.records if record.certified and record.broken_by is not None}
+    proved = proof.certificate.certified.tolist()
+    broken = {record.index for record in evaluation.records if proved[record.index] and record.broken_by is not None}
     return sorted(broken | {i for i, distance in nearest.items() if distance < float(radius[i])})
 
 

@@ -22,7 +22,7 @@ from sparring.evaluation.progress import Progress
 from sparring.evaluation.records import ChunkResult, DiskStore, MemoryStore, Outcome
 from sparring.evaluation.stages import Plan, Stage
 from sparring.evaluation.suspicions import ASKED_TWICE, INFINITE, suspicions
-from sparring.evaluation.task import Images, Task, checked_mask, checked_task, run_key
+from sparring.evaluation.task import Images, Proved, Task, checked_proof, checked_task, run_key
 from sparring.goal import Untargeted
 from sparring.losses import class_margin
 from sparring.model import Model, frozen_eval
@@ -49,7 +49,7 @@ def evaluate(
     attacks: Sequence[Attack | str] | None = None,
     effort: str = "standard",
     targets: Tensor | None = None,
-    certified: Tensor | None = None,
+    certified: Proved | None = None,
     seed: int = 0,
     batch_size: int | None = None,
     out: str | Path | None = None,
@@ -62,8 +62,9 @@ def evaluate(
     float64, and the model is asked again, before it counts. labels: int64 (N,). targets: one class per image for a
     targeted evaluation. attacks: objects or text; else `effort` ("quick", "standard",
     "thorough", "autoattack") chooses them image by image.
-    certified: bool (N,), images that are proved (`sp.certify`): they count as robust without an attack, but for a
-    random twentieth, one at least, that is attacked like all others. out: a folder for records and adversarials; an
+    certified: a certificate of these images for this threat or a larger one (`sp.certify`): what it proves counts as
+    robust without an attack, but for a random twentieth, one at least, that is attacked like all others; if one of
+    these falls, the certificate is thrown away and `.warnings` says so. out: a folder for records and adversarials; an
     interrupted run with the same model, data, threat, attacks and seed goes on from there. keep: False forgets the
     adversarials (where only the counts are wanted). batch_size: images per call, chosen from the model when None.
     progress: called after every chunk. `.warnings` says if the model looks random or returns probabilities.
@@ -76,16 +77,33 @@ def evaluate(
         for attack in drawn_on:
             attack.check_threat(threat)
             attack.check_access(model, threat)
-    state = State(task.labels, task.targets, checked_mask(certified, len(task.labels)))
+    proved = checked_proof(certified, task)
+    state = State(task.labels, task.targets, proved)
     recipe = [str(attack) for attack in drawn_on] if attacks is not None else [f"effort {effort}"]
     store: MemoryStore | DiskStore = MemoryStore(keep)
     if out is not None:
-        store = DiskStore(Path(out), run_key(task, recipe, drawn_on, certified), keep, task.ranks.rank)
+        store = DiskStore(Path(out), run_key(task, recipe, drawn_on, proved), keep, task.ranks.rank)
     try:
         with frozen_eval(model), task.plan.running():
-            return _run(task, state, plan, len(drawn_on), store, progress or (lambda _: None))
+            found = _run(task, state, plan, len(drawn_on), store, progress or (lambda _: None))
     finally:
         store.close()
+    if certified is None or not _disproved(found, certified):
+        return found
+    given = {"attacks": attacks, "effort": effort, "seed": seed, "batch_size": batch_size, "out": out, "keep": keep}
+    again = evaluate(model, images, labels, threat, progress=progress, **given)  # type: ignore[arg-type]
+    return replace(again, warnings=(*again.warnings, DISPROVED))
+
+
+DISPROVED = "an attack broke an image that the certificate proves: the certificate was thrown away, all images attacked"
+
+
+def _disproved(found: Evaluation, certified: Proved) -> bool:
+    """Did a certified image fall, or is the certificate about another model's answers (then `InputError`)?"""
+    proved, said = certified.certified.tolist(), certified.prediction.tolist()
+    if any(proved[r.index] and r.prediction != said[r.index] for r in found.records):
+        raise InputError("the certificate is about another model: it was given other answers to the same images")
+    return any(proved[r.index] and r.broken_by is not None for r in found.records)
 
 
 def _run(

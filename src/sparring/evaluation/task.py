@@ -141,14 +141,50 @@ def checked_task(
     )
 
 
-def checked_mask(certified: Tensor | None, n: int) -> Tensor | None:
-    """The mask of certified images on the CPU, or `InputError` for anything but one truth value per image."""
-    if certified is None:
+class Proved(Protocol):
+    """What an evaluation reads of a certificate (`sp.certify`)."""
+
+    @property
+    def method(self) -> str:
+        """How it was proved."""
+
+    @property
+    def norm(self) -> str:
+        """Of the ball."""
+
+    @property
+    def eps(self) -> float:
+        """Its radius."""
+
+    @property
+    def labels(self) -> Tensor:
+        """Int64 (N,)."""
+
+    @property
+    def prediction(self) -> Tensor:
+        """What the model said to the images, (N,)."""
+
+    @property
+    def certified(self) -> Tensor:
+        """Bool (N,)."""
+
+
+def checked_proof(proof: Proved | None, task: Task) -> Tensor | None:
+    """The mask (N,) of the images that `proof` certifies, or `InputError` where it speaks of something else."""
+    if proof is None:
         return None
-    if not isinstance(certified, Tensor) or certified.dtype != torch.bool or certified.shape != (n,):
-        got = f"{certified.dtype} {tuple(certified.shape)}" if isinstance(certified, Tensor) else repr(certified)
-        raise InputError(f"certified must be a bool tensor ({n},), such as certificate.certified, got {got}")
-    return certified.cpu()
+    if not all(hasattr(proof, name) for name in ("method", "norm", "eps", "labels", "certified")):
+        raise InputError(f"certified must be a Certificate, as sp.certify returns it, got {type(proof).__name__}")
+    threat = task.threat
+    if proof.method == "smoothing":
+        raise InputError("a smoothing certificate is about the smoothed model, not about the one that is attacked")
+    if proof.norm != threat.norm or proof.eps < threat.eps or task.targets is not None:
+        said = f"{proof.norm} eps {proof.eps:g}, any wrong class"
+        asked = f"{threat.norm} eps {threat.eps_text}{'' if task.targets is None else ', chosen classes'}"
+        raise InputError(f"the certificate is for {said}, the evaluation for {asked}")
+    if not torch.equal(proof.labels.cpu(), task.labels):
+        raise InputError("the certificate has other labels than the evaluation: certify the same images")
+    return proof.certified.cpu()
 
 
 def chunk_size(numbers_per_image: int, n: int, processes: int = 1) -> int:
@@ -161,7 +197,7 @@ def chunk_size(numbers_per_image: int, n: int, processes: int = 1) -> int:
 
 
 def run_key(
-    task: Task, recipe: Sequence[str], attacks: Sequence[Attack], certified: Tensor | None = None
+    task: Task, recipe: Sequence[str], attacks: Sequence[Attack], proved: Tensor | None = None
 ) -> dict[str, Any]:
     """Everything that must be the same for an old record to be used; labels and images go by chunk digests."""
     from sparring import __version__
@@ -180,7 +216,7 @@ def run_key(
         "chunk": task.chunk_size,
         "labels": digest(task.labels).hex(),
         "targets": None if task.targets is None else digest(task.targets).hex(),
-        **({} if certified is None else {"certified": digest(certified).hex()}),
+        **({} if proved is None else {"certified": digest(proved).hex()}),
     }
 
 
