@@ -57,7 +57,8 @@ def read(body: bytes, header_length: str | None, shape: Shape, most: int) -> tup
     if not 1 <= dims[0] <= most:
         raise RefusedError(413 if dims[0] > most else 400, "images", f"send 1 to {most} images in one request")
     values = _values(given, raw, TYPES[kind], prod(dims)).reshape(dims)
-    values = values.astype(np.float32) / (255.0 if kind == "UINT8" else 1.0)
+    with np.errstate(all="ignore"):  # what overflows is refused below
+        values = values.astype(np.float32) / (255.0 if kind == "UINT8" else 1.0)
     if not bool(((values >= 0) & (values <= 1)).all()):  # false for NaN
         raise RefusedError(400, "range", "images must be finite and lie in [0, 1]")
     return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)), said
