@@ -441,3 +441,24 @@ def test_a_module_with_state_that_is_no_tensor_can_be_recorded(tmp_path: Path) -
     assert_same(found, run(None, model))
     assert model.training
     assert all(p.requires_grad for p in model.parameters())
+
+
+def test_a_changed_bit_in_the_records_is_no_verdict(tmp_path: Path) -> None:
+    """One verdict turned round by hand, in a line that still parses."""
+    model, images, labels = Linear(16, 3, seed=1), pictures(40, 1, 4, 4), torch.zeros(40, dtype=torch.int64)
+    threat = sp.ThreatModel("linf", 0.05)
+    sp.evaluate(model, images, labels, threat, attacks=["fgsm"], out=tmp_path)
+    (path,) = tmp_path.glob("*/records.jsonl")
+    text = path.read_text()
+    for old, new in (
+        ('"met": false', '"met": true'),
+        ('"prediction": 1', '"prediction": 0'),
+        ('"margin": ', '"margin": 9'),
+    ):
+        assert old in text
+        path.write_text(text.replace(old, new, 1))
+        with pytest.raises(RecordsError, match="damaged"):
+            sp.evaluate(model, images, labels, threat, attacks=["fgsm"], out=tmp_path)
+    path.write_text("[" * 100_000 + "\n" + text)
+    with pytest.raises(RecordsError, match="damaged"):
+        sp.evaluate(model, images, labels, threat, attacks=["fgsm"], out=tmp_path)

@@ -72,7 +72,8 @@ def evaluate(
     Raises `InputError` or `ModelError` for unusable input, `EvaluationInterrupted` on Ctrl-C.
     """
     plan, drawn_on = chosen_plan(attacks, effort)
-    task = checked_task(model, images, labels, targets, threat, seed, batch_size)
+    with seeded(seed, "looked at"):
+        task = checked_task(model, images, labels, targets, threat, seed, batch_size)
     if attacks is not None:
         for attack in drawn_on:
             attack.check_threat(threat)
@@ -82,7 +83,9 @@ def evaluate(
     recipe = [str(attack) for attack in drawn_on] if attacks is not None else [f"effort {effort}"]
     store: MemoryStore | DiskStore = MemoryStore(keep)
     if out is not None:
-        store = DiskStore(Path(out), run_key(task, recipe, drawn_on, proved), keep, task.ranks.rank)
+        with seeded(seed, "identified"):
+            key = run_key(task, recipe, drawn_on, proved)
+        store = DiskStore(Path(out), key, keep, task.ranks.rank)
     try:
         with frozen_eval(model), task.plan.running():
             found = _run(task, state, plan, len(drawn_on), store, progress or (lambda _: None))

@@ -13,6 +13,7 @@ from sparring.evaluation.progress import Progress
 from sparring.evaluation.stages import Setting
 from sparring.evaluation.suspicions import misleading
 from sparring.evaluation.task import Task
+from sparring.rng import seeded
 from sparring.threat import ThreatModel
 
 
@@ -28,7 +29,9 @@ def setting(task: Task, state: State, stages: int, report: Callable[[Progress], 
             if len(here):
                 rows = here + part.start
                 problem = task.problem(task.read(part)[here.to(task.device)], task.goal(rows), "gradients")
-                own.append((rows, misleading(problem).cpu(), problem.ledger.forwards, problem.ledger.backwards))
+                with seeded(task.seed, "probe", chunk):
+                    misled = misleading(problem).cpu()
+                own.append((rows, misled, problem.ledger.forwards, problem.ledger.backwards))
             robust = state.robust() / max(1, int(state.seen.sum()))
             report(Progress("gradient probe", 0, stages, part.stop, len(task.labels), robust))
         return own
