@@ -11,8 +11,9 @@ from torch import Tensor
 
 from sparring.attacks import Attack
 from sparring.auditing.report import Report
+from sparring.certification.certificate import Certificate
 from sparring.evaluation import Evaluation, Progress, evaluate
-from sparring.evaluation.task import Images, Proved, Subset
+from sparring.evaluation.task import Images, Subset
 from sparring.model import Model
 from sparring.threat import Threat
 
@@ -44,7 +45,7 @@ class Request:
     baseline: Report | None
     progress: Callable[[Progress], None] | None
 
-    def evaluated(self, attacks: Sequence[Attack] | None = None, *, certified: Proved | None = None) -> Evaluation:
+    def evaluated(self, attacks: Sequence[Attack] | None = None, *, certified: Certificate | None = None) -> Evaluation:
         """The evaluation itself: all images, the threat and the effort or the attacks that were asked for, or else
         `attacks`. certified: a certificate for images that need no attack.
         """

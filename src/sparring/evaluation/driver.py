@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sparring.attacks.base import Attack
+from sparring.certification.certificate import Certificate
 from sparring.errors import InputError, ModelError
 from sparring.estimate import proportion
 from sparring.evaluation.adversarials import Adversarials
@@ -22,7 +23,7 @@ from sparring.evaluation.progress import Progress
 from sparring.evaluation.records import ChunkResult, DiskStore, MemoryStore, Outcome
 from sparring.evaluation.stages import Plan, Stage
 from sparring.evaluation.suspicions import ASKED_TWICE, INFINITE, suspicions
-from sparring.evaluation.task import Images, Proved, Task, checked_proof, checked_task, run_key
+from sparring.evaluation.task import Images, Task, checked_proof, checked_task, run_key
 from sparring.goal import Untargeted
 from sparring.losses import class_margin
 from sparring.model import Model, frozen_eval
@@ -49,7 +50,7 @@ def evaluate(
     attacks: Sequence[Attack | str] | None = None,
     effort: str = "standard",
     targets: Tensor | None = None,
-    certified: Proved | None = None,
+    certified: Certificate | None = None,
     seed: int = 0,
     batch_size: int | None = None,
     out: str | Path | None = None,
@@ -101,7 +102,7 @@ def evaluate(
 DISPROVED = "an attack broke an image that the certificate proves: the certificate was thrown away, all images attacked"
 
 
-def _disproved(found: Evaluation, certified: Proved) -> bool:
+def _disproved(found: Evaluation, certified: Certificate) -> bool:
     """Did a certified image fall, or is the certificate about another model's answers (then `InputError`)?"""
     proved, said = certified.certified.tolist(), certified.prediction.tolist()
     if any(proved[r.index] and r.prediction != said[r.index] for r in found.records):

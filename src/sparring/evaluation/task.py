@@ -17,6 +17,7 @@ from torch import Tensor
 from sparring.attacks import ATTACKS
 from sparring.attacks.base import Attack, check_goal
 from sparring.batching import Plan, plan
+from sparring.certification.certificate import Certificate
 from sparring.errors import InputError
 from sparring.evaluation.ranks import Ranks
 from sparring.goal import Goal, Targeted, Untargeted
@@ -141,39 +142,11 @@ def checked_task(
     )
 
 
-class Proved(Protocol):
-    """What an evaluation reads of a certificate (`sp.certify`)."""
-
-    @property
-    def method(self) -> str:
-        """How it was proved."""
-
-    @property
-    def norm(self) -> str:
-        """Of the ball."""
-
-    @property
-    def eps(self) -> float:
-        """Its radius."""
-
-    @property
-    def labels(self) -> Tensor:
-        """Int64 (N,)."""
-
-    @property
-    def prediction(self) -> Tensor:
-        """What the model said to the images, (N,)."""
-
-    @property
-    def certified(self) -> Tensor:
-        """Bool (N,)."""
-
-
-def checked_proof(proof: Proved | None, task: Task) -> Tensor | None:
+def checked_proof(proof: Certificate | None, task: Task) -> Tensor | None:
     """The mask (N,) of the images that `proof` certifies, or `InputError` where it speaks of something else."""
     if proof is None:
         return None
-    if not all(hasattr(proof, name) for name in ("method", "norm", "eps", "labels", "certified")):
+    if not isinstance(proof, Certificate):
         raise InputError(f"certified must be a Certificate, as sp.certify returns it, got {type(proof).__name__}")
     threat = task.threat
     if proof.method == "smoothing":
