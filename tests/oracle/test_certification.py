@@ -12,13 +12,14 @@ from tests.helpers_core import Linear, digits, forked_seed, pictures, train
 from torch import Tensor, nn
 
 import sparring as sp
-from sparring.certification import Smoothing, bracket
+from sparring.certification import Smoothing, bracket, windows
 from sparring.certification.bounds import intervals, lower_bound, rivals, tightened
 from sparring.certification.curves import SMOOTH, Curve
 from sparring.certification.graph import trace
 from sparring.certification.layers import Conv
 from sparring.certification.lipschitz import conv_norm, lipschitz
 from sparring.certification.region import Domain
+from sparring.model import Normalised
 
 
 @pytest.mark.parametrize("eps", [0.01, 0.05, 0.2])
@@ -38,6 +39,34 @@ def test_lines_equal_an_independent_recursion(eps: float) -> None:
     assert all(
         bool((a[0] <= b[0] + 1e-9).all() and (a[1] >= b[1] - 1e-9).all()) for a, b in zip(plain, known, strict=True)
     )
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize(
+    ("one", "two"), [((3, 2, 1), (3, 1, 1)), ((4, 2, 1), (4, 2, 1)), ((3, 1, 0), (5, 3, 2)), ((5, 1, 2), (3, 2, 0))]
+)
+def test_a_window_of_the_picture_says_as_much_as_the_whole(
+    norm: str, one: tuple[int, int, int], two: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second convolution's bounds by way of windows, beside those by way of all pixels."""
+    images = pictures(3, 2, 13, 11, dtype=torch.float64)
+    with forked_seed(1):
+        net = nn.Sequential(nn.Conv2d(2, 4, *one), nn.ReLU(), nn.Conv2d(4, 5, *two), nn.ReLU(), nn.Flatten()).double()
+    scaled = Normalised(net, 0.4, 0.3).eval()
+    for model in (net, scaled):
+        layers = trace(model, images).layers()
+        domain = Domain.build(sp.ThreatModel(norm, 0.05 if norm == "linf" else 0.5), images)
+        place = [i for i, layer in enumerate(layers) if isinstance(layer, Conv)][1]
+        found = windows.windowed(layers, place, norm)
+        assert (found is None) is (model is scaled and norm == "l2")
+        with torch.no_grad():
+            near = tightened(layers, domain)[place]
+            with monkeypatch.context() as patch:
+                patch.setattr(windows, "windowed", lambda *_: None)
+                whole = tightened(layers, domain)[place]
+        open_ = (whole[0] < 0) & (whole[1] > 0)
+        assert float(open_.double().mean()) > 0.05
+        assert all(torch.allclose(a[open_], b[open_], atol=1e-7) for a, b in zip(near, whole, strict=True))
 
 
 def test_intervals_are_exact_on_a_monotone_net() -> None:

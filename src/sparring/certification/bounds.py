@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import operator
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
+from sparring.certification import windows
 from sparring.certification.curves import Curve, ReLU
-from sparring.certification.layers import Input, Interval, Layer, MaxPool, Scale
+from sparring.certification.layers import Conv, Dense, Input, Interval, Layer, MaxPool, Scale
 from sparring.certification.region import Domain, slack
 
-MEMORY = 2**25
-"""Numbers in the largest tensor of coefficients: what rows and images are cut into pieces for."""
+MEMORY, IN_CACHE = 2**25, 2**22
+"""Numbers in the largest tensor of coefficients, on an accelerator and on a CPU: what rows and images are cut into
+pieces for. A CPU is twice as fast with tensors that its caches and its allocator hold.
+"""
 WORK = 4096
 """A layer with more values than this keeps its interval bounds: to tighten each by a pass of its own costs too much."""
 
@@ -31,14 +35,16 @@ def _given(layer: Layer, found: list[Interval], domain: Domain) -> list[Interval
     return [found[i] for i in layer.inputs] or [(domain.lower, domain.upper)]
 
 
-def lower_bound(layers: list[Layer], known: list[Interval], start: int, a: Tensor, domain: Domain) -> Tensor:
-    """A lower bound (N, R) of A·y, where y is the result of layer `start` and A has the shape (N or 1, R, *shape).
+def lower_bound(
+    layers: list[Layer], known: list[Interval], start: int, a: Tensor, domain: Domain, first: Tensor | None = None
+) -> Tensor:
+    """A lower bound (N, R) of A·y + `first`, where y is the result of layer `start` and A is (N or 1, R, *shape).
 
     Lines are drawn over the intervals `known`. The bound is lowered for rounding.
     """
     waiting: dict[int, Tensor] = {start: a}
-    constant: Tensor = a.new_zeros((len(domain.images), a.shape[1]))
-    heard = constant
+    constant: Tensor = a.new_zeros((len(domain.images), a.shape[1])) if first is None else first
+    heard = constant.abs()
     for place in range(start, 0, -1):
         if place not in waiting:
             continue
@@ -70,24 +76,72 @@ def tightened(layers: list[Layer], domain: Domain, work: int = WORK) -> list[Int
     return found
 
 
+def most_numbers(like: Tensor) -> int:
+    """How large a tensor of coefficients should be at most, where `like` is."""
+    return IN_CACHE if like.device.type == "cpu" else MEMORY
+
+
 def _one_mix(layers: list[Layer]) -> bool:
     """Intervals lose nothing through a single layer that adds pixels up."""
     return sum(not isinstance(layer, (Input, Scale)) for layer in layers) <= 1
 
 
 def _tighter(layers: list[Layer], known: list[Interval], place: int, domain: Domain) -> Interval:
+    """The interval of layer `place`, tightened image by image where its users can tell the difference."""
     low, high = (end.flatten(1).clone() for end in known[place])
-    rows = ((low < 0) & (high > 0)).any(0).nonzero().flatten() if _only_signs(layers, place) else None
-    rows = torch.arange(low.shape[1], device=low.device) if rows is None else rows
+    open_ = (low < 0) & (high > 0) if _only_signs(layers, place) else torch.ones_like(low, dtype=torch.bool)
+    near = windows.windowed(layers, place, domain.norm)
+    if near is not None and operator.lt(*windows.cost(near, open_)):
+        ends = windows.tightened(near, known, open_, domain, most_numbers(low), lower_bound)
+        low, high = torch.maximum(low, ends[0]), torch.minimum(high, ends[1])
+        return low.view_as(known[place][0]), torch.maximum(low, high).view_as(known[place][1])
+    counts, order = open_.sum(1), open_.to(torch.uint8).argsort(dim=1, descending=True, stable=True)
     widest = max(math.prod(layer.shape) for layer in layers[: place + 1])
-    for part in torch.split(rows, max(1, MEMORY // (2 * widest * len(low)))):
-        unit = low.new_zeros((len(part), low.shape[1]))
-        unit[torch.arange(len(part)), part] = 1
-        both = torch.cat([unit, -unit]).view(1, -1, *layers[place].shape)
-        least, most = lower_bound(layers, known, place, both, domain).chunk(2, 1)
-        low[:, part], high[:, part] = torch.maximum(low[:, part], least), torch.minimum(high[:, part], -most)
+    rows = max(1, most_numbers(low) // (2 * widest * len(low)))
+    units = _units(layers, place, low)
+    for start in range(0, int(counts.max()), rows):
+        still = (counts > start).nonzero().flatten()
+        part, some = order[still, start : start + rows], domain.select(still)
+        mine = [(a[still], b[still]) for a, b in known]
+        least, most = _both_ends(layers, mine, place, units, part, some)
+        low[still] = low[still].scatter(1, part, torch.maximum(low[still].gather(1, part), least))
+        high[still] = high[still].scatter(1, part, torch.minimum(high[still].gather(1, part), most))
     high = torch.maximum(low, high)  # equal up to rounding
     return low.view_as(known[place][0]), high.view_as(known[place][1])
+
+
+Units = tuple[Tensor, Tensor | float]
+
+
+def _units(layers: list[Layer], place: int, like: Tensor) -> Units | None:
+    """Every value of a linear layer as a row of coefficients of what goes into it, with its constant; None where that
+    is no linear layer, or too large to be kept.
+    """
+    layer, size = layers[place], math.prod(layers[place].shape)
+    if not isinstance(layer, (Dense, Conv)) or size * math.prod(layers[layer.inputs[0]].shape) > MEMORY:
+        return None
+    eye = torch.eye(size, dtype=like.dtype, device=like.device).view(1, size, *layer.shape)
+    back, constant = layer.pull(eye)
+    return back[0][0], constant[0] if isinstance(constant, Tensor) else constant
+
+
+def _both_ends(
+    layers: list[Layer], known: list[Interval], place: int, units: Units | None, part: Tensor, domain: Domain
+) -> Interval:
+    """Bounds (N, R) from below and above of the values `part` (N, R) of layer `place`."""
+    if units is None:
+        size = math.prod(layers[place].shape)
+        unit = domain.images.new_zeros((*part.shape, size)).scatter_(2, part.unsqueeze(2), 1)
+        both = torch.cat([unit, -unit], 1).view(len(part), -1, *layers[place].shape)
+        found = lower_bound(layers, known, place, both, domain)
+    else:
+        rows, constant = units
+        unit = rows[part]
+        offset = constant[part] if isinstance(constant, Tensor) else part.new_zeros(part.shape).to(unit.dtype)
+        both, first = torch.cat([unit, -unit], 1), torch.cat([offset, -offset], 1)
+        found = lower_bound(layers, known, layers[place].inputs[0], both, domain, first)
+    least, most = found.chunk(2, 1)
+    return least, -most
 
 
 def _only_signs(layers: list[Layer], place: int) -> bool:

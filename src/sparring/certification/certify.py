@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sparring.certification.bounds import MEMORY, WORK, intervals, margins, tightened, with_better_slopes
+from sparring.certification.bounds import WORK, intervals, margins, most_numbers, tightened, with_better_slopes
 from sparring.certification.certificate import Certificate
 from sparring.certification.graph import trace
 from sparring.certification.layers import Layer
@@ -104,10 +104,11 @@ class Bounder:
             low, high = torch.where(held, middle, low), torch.where(held, high, middle)
         return low
 
-    def at_once(self) -> int:
-        """Images whose coefficients fit into memory."""
+    def at_once(self, like: Tensor) -> int:
+        """Images whose coefficients fit into the memory that is meant for them, with some rows each."""
         widest = max(math.prod(layer.shape) for layer in self.layers)
-        return max(1, min(AT_ONCE, MEMORY // (64 * widest)))
+        rows = 64 if self.method == "crown" else 2 * self.layers[-1].shape[0]
+        return max(1, min(AT_ONCE, most_numbers(like) // (rows * widest)))
 
 
 def _by_bounds(
@@ -119,7 +120,7 @@ def _by_bounds(
     batch_size: int | None,
     progress: Report | None,
 ) -> Certificate:
-    size = batch_size or bounder.at_once()
+    size = batch_size or bounder.at_once(images)
     lowers, reaches, said = [], [], []
     for start in range(0, len(images), size):
         x, y = images[start : start + size], labels[start : start + size]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sparring.certification.layers import Interval, Layer, Pulled
+from sparring.certification.layers import Interval, Layer, Pulled, bent, summed
 
 SAMPLES = 24
 Lines = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -49,9 +49,10 @@ class Curve(Layer):
 
     def pull(self, a: Tensor, *xs: Interval) -> Pulled:
         """Positive coefficients take the line below, negative ones that above."""
-        below, low, above, high = (line.unsqueeze(1) for line in self.lines(*xs[0]))
-        pos, neg = a.clamp_min(0), a.clamp_max(0)
-        return [pos * below + neg * above], (pos * low + neg * high).flatten(2).sum(2)
+        below, low, above, high = self.lines(*xs[0])
+        neg = a.clamp_max(0)
+        constant = summed(a, low) + summed(neg, high - low)
+        return [bent(a, neg, below.unsqueeze(1), above.unsqueeze(1))], constant
 
     def lines(self, low: Tensor, high: Tensor) -> Lines:
         """Slope and constant of a line below and of one above the function over [low, high].
@@ -122,8 +123,7 @@ class ReLU(Layer):
             free = ((low < 0) & (high > 0)).unsqueeze(1)
             below = torch.where(free, self.slopes, below)
         neg = a.clamp_max(0)
-        constant = (neg * (-chord * down).unsqueeze(1)).flatten(2).sum(2)
-        return [a.clamp_min(0) * below + neg * chord.unsqueeze(1)], constant
+        return [bent(a, neg, below, chord.unsqueeze(1))], summed(neg, -chord * down)
 
 
 SMOOTH: dict[str, tuple[Function, Shape]] = {

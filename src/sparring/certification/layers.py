@@ -258,11 +258,14 @@ class MaxPool(Layer):
         flat = (torch.where(over, high - floor, torch.zeros_like(low)).sum(2, keepdim=True) / 2) > top - floor
         slope = torch.where(flat, torch.zeros_like(slope), slope)
         above = torch.where(flat, top, floor).squeeze(2) - (slope * low).where(over, torch.zeros_like(low)).sum(2)
-        neg = a.clamp_max(0).unsqueeze(4)  # (N, R, C, H, 1, W): windows come before the places
-        neg, pos = (part.flatten(3, 5).unsqueeze(3) for part in (neg, a.clamp_min(0).unsqueeze(4)))
-        spread = pos * chosen.unsqueeze(1) + neg * slope.unsqueeze(1)  # (N, R, C, K, L)
-        constant = (a.clamp_max(0).flatten(3) * above.unsqueeze(1)).flatten(2).sum(2)
-        return [self._folded(spread)], constant
+        neg = a.clamp_max(0)
+        constant = summed(neg, above)
+        if self._apart:
+            maps = [self._spread(part) for part in (chosen, slope)]
+            wide = [part.unsqueeze(5).unsqueeze(4) for part in (a, neg)]  # (N, R, C, H, 1, W, 1)
+            return [bent(*wide, *maps).view(len(maps[0]), a.shape[1], *self.before)], constant
+        wide = [part.flatten(3).unsqueeze(3) for part in (a, neg)]
+        return [self._folded(bent(*wide, chosen.unsqueeze(1), slope.unsqueeze(1)))], constant
 
     @property
     def _apart(self) -> bool:
@@ -281,16 +284,31 @@ class MaxPool(Layer):
         columns = functional.unfold(wide, self.kernel, stride=self.stride)
         return columns.view(len(x), x.shape[1], -1, columns.shape[2])
 
+    def _spread(self, windows: Tensor) -> Tensor:
+        """Contents of windows that tile the picture (N, C, K, L), where they come from: (N, 1, C, H, kh, W, kw)."""
+        (h, w), (kh, kw) = self.before[1:], self.kernel
+        blocks = windows.reshape(len(windows), 1, -1, kh, kw, h // kh, w // kw)
+        return blocks.permute(0, 1, 2, 5, 3, 6, 4).contiguous()
+
     def _folded(self, spread: Tensor) -> Tensor:
         """Contents of windows (N, R, C, K, L) added up where they come from."""
         n, r, c, k, places = spread.shape
-        if self._apart:
-            (h, w), (kh, kw) = self.before[1:], self.kernel
-            blocks = spread.reshape(n, r, c, kh, kw, h // kh, w // kw).permute(0, 1, 2, 5, 3, 6, 4)
-            return blocks.reshape(n, r, c, h, w)
         rows = spread.reshape(n * r, c * k, places)
         back = functional.fold(rows, self.before[1:], self.kernel, padding=self.padding, stride=self.stride)
         return back.view(n, r, *back.shape[1:])
+
+
+def bent(a: Tensor, neg: Tensor, below: Tensor, above: Tensor) -> Tensor:
+    """Positive coefficients times the slope `below`, negative ones (`neg`) times that `above`, with few passes."""
+    return (a * below).addcmul_(neg, above - below)
+
+
+def summed(a: Tensor, values: Tensor) -> Tensor:
+    """Σ A·values: (N or 1, R, *shape) and (N or 1, *shape) to (N, R)."""
+    rows, column = a.flatten(2), values.flatten(1)
+    if len(rows) == 1:
+        return column @ rows[0].T
+    return torch.bmm(rows, column.unsqueeze(2).expand(len(rows), -1, -1)).squeeze(2)
 
 
 def _total(rows: Tensor) -> Tensor:

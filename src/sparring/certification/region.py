@@ -43,6 +43,10 @@ class Domain:
             lower, upper = lower.where(mask, images), upper.where(mask, images)
         return cls(images, lower, upper, threat.norm, budget)
 
+    def select(self, rows: Tensor) -> Domain:
+        """The regions of some of the images."""
+        return Domain(self.images[rows], self.lower[rows], self.upper[rows], self.norm, self.eps[rows])
+
     def least(self, a: Tensor) -> Tensor:
         """A lower bound of Σ A·x over the region, (N, R), for A of shape (N or 1, R, C, H, W)."""
         rows = a.flatten(2)
