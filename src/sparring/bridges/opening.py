@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 FORMS = {
     ".toml": "sparring.bridges.http.remote:open_endpoint",
+    ".keras": "sparring.bridges.keras.model:open_keras",
     ".onnx": "sparring.bridges.onnx.opening:open_onnx",
 }
 """Suffix to the function that opens such a file."""

@@ -27,54 +27,69 @@ def _binary(function: Callable[[Tensor, Tensor], Tensor]) -> Operator:
     return lambda attributes, x, y: function(x, y)
 
 
-def _pads(attributes: Attributes, x: Tensor, kernel: Sequence[int], fill: float) -> Tensor:
-    """`x` with the padding of a convolution or a pooling made explicit."""
+def _edges(attributes: Attributes, x: Tensor, kernel: Sequence[int]) -> tuple[list[int], list[int]]:
+    """How much padding a convolution or a pooling wants before and after each axis."""
     spatial = x.dim() - 2
     mode = attributes.get("auto_pad", "NOTSET")
+    if mode not in ("SAME_UPPER", "SAME_LOWER"):
+        pads = attributes.get("pads") or [0] * (2 * spatial)
+        return pads[:spatial], pads[spatial:]
     strides, dilations = (attributes.get(name) or [1] * spatial for name in ("strides", "dilations"))
-    begins, ends = [0] * spatial, [0] * spatial
-    if mode in ("SAME_UPPER", "SAME_LOWER"):
-        for i, size in enumerate(x.shape[2:]):
-            reach = dilations[i] * (kernel[i] - 1) + 1
-            total = max(0, (math.ceil(size / strides[i]) - 1) * strides[i] + reach - size)
-            begins[i], ends[i] = (total // 2, total - total // 2)[:: 1 if mode == "SAME_UPPER" else -1]
-    elif attributes.get("pads"):
-        begins, ends = attributes["pads"][:spatial], attributes["pads"][spatial:]
+    begins, ends = [], []
+    for i, size in enumerate(x.shape[2:]):
+        reach = dilations[i] * (kernel[i] - 1) + 1
+        total = max(0, (math.ceil(size / strides[i]) - 1) * strides[i] + reach - size)
+        small, large = total // 2, total - total // 2
+        begins.append(small if mode == "SAME_UPPER" else large)
+        ends.append(large if mode == "SAME_UPPER" else small)
+    return begins, ends
+
+
+def _padded(
+    attributes: Attributes, x: Tensor, kernel: Sequence[int], fill: float, most: Sequence[int] | None = None
+) -> tuple[Tensor, list[int]]:
+    """`x`, and the padding left for the operator itself: what is the same on both sides, up to `most`."""
+    begins, ends = _edges(attributes, x, kernel)
+    if begins == ends and (most is None or all(b <= m for b, m in zip(begins, most, strict=True))):
+        return x, begins
     amounts = [n for pair in zip(reversed(begins), reversed(ends), strict=True) for n in pair]
-    return functional.pad(x, amounts, value=fill) if any(amounts) else x
+    return functional.pad(x, amounts, value=fill), [0] * len(begins)
 
 
 def _conv(attributes: Attributes, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     run = {3: functional.conv1d, 4: functional.conv2d, 5: functional.conv3d}[x.dim()]
     strides, dilations = (attributes.get(name) or 1 for name in ("strides", "dilations"))
-    padded = _pads(attributes, x, weight.shape[2:], 0.0)
-    return run(padded, weight, bias, strides, 0, dilations, attributes.get("group", 1))
+    padded, padding = _padded(attributes, x, weight.shape[2:], 0.0)
+    return run(padded, weight, bias, strides, padding, dilations, attributes.get("group", 1))
 
 
 def _max_pool(attributes: Attributes, x: Tensor) -> Tensor:
     kernel = attributes["kernel_shape"]
-    padded = _pads(attributes, x, kernel, -math.inf)
+    padded, padding = _padded(attributes, x, kernel, -math.inf, [side // 2 for side in kernel])
     strides, dilations = (attributes.get(name) or 1 for name in ("strides", "dilations"))
     ceil = bool(attributes.get("ceil_mode", 0))
-    return functional.max_pool2d(padded, kernel, strides, 0, dilations, ceil_mode=ceil)
+    return functional.max_pool2d(padded, kernel, strides, padding, dilations, ceil_mode=ceil)
 
 
 def _average_pool(attributes: Attributes, x: Tensor) -> Tensor:
     if attributes.get("ceil_mode", 0) or any(d != 1 for d in attributes.get("dilations", [])):
         raise UnsupportedError("AveragePool with ceil_mode or dilations")
     kernel, strides = attributes["kernel_shape"], attributes.get("strides") or 1
-    sums = functional.avg_pool2d(_pads(attributes, x, kernel, 0.0), kernel, strides)
-    if attributes.get("count_include_pad", 0):
+    counted = bool(attributes.get("count_include_pad", 0))
+    most = [side // 2 for side in kernel]
+    padded, padding = _padded(attributes, x, kernel, 0.0, most)
+    sums = functional.avg_pool2d(padded, kernel, strides, padding, count_include_pad=counted)
+    if counted or padded is x:
         return sums
-    shares = functional.avg_pool2d(_pads(attributes, torch.ones_like(x[:1, :1]), kernel, 0.0), kernel, strides)
-    return sums / shares
+    ones, _ = _padded(attributes, torch.ones_like(x[:1, :1]), kernel, 0.0, most)
+    return sums / functional.avg_pool2d(ones, kernel, strides)
 
 
 def _gemm(attributes: Attributes, a: Tensor, b: Tensor, c: Tensor | None = None) -> Tensor:
     a = a.T if attributes.get("transA", 0) else a
     b = b.T if attributes.get("transB", 0) else b
-    product: Tensor = attributes.get("alpha", 1.0) * (a @ b)
-    return product if c is None else product + attributes.get("beta", 1.0) * c
+    alpha, beta = attributes.get("alpha", 1.0), attributes.get("beta", 1.0)
+    return torch.addmm(torch.zeros(1).to(a) if c is None else c, a, b, alpha=alpha, beta=beta)
 
 
 def _batch_norm(attributes: Attributes, x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, var: Tensor) -> Tensor:

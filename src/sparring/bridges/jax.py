@@ -1,0 +1,115 @@
+"""JAX functions as models: compiled once per batch size, gradients by JAX's own vector-Jacobian product."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparring.bridges.through import Foreign, Pullback
+from sparring.errors import InputError, MissingExtraError
+
+STEPS = (1, 2, 3, 4, 6, 8, 12)
+"""Batch sizes that are compiled, times powers of two: an attack's batches shrink, and every new shape costs time."""
+
+
+class JaxModel(Foreign):
+    """What `from_jax` returns."""
+
+    def __init__(self, function: Callable[..., Any], parameters: Any, layout: str) -> None:
+        super().__init__(layout)
+        jax = _library()
+        self._function, self.parameters_of_jax = function, parameters
+
+        def run(parameters: Any, images: Any) -> Any:
+            return function(images) if parameters is None else function(parameters, images)
+
+        kept = jax.checkpoint(run, policy=_is_costly)
+        self._scores = jax.jit(run)
+        self._traced = jax.jit(lambda p, images: jax.vjp(lambda x: kept(p, x), images))
+        self._back = jax.jit(lambda pullback, grads: pullback(grads)[0])
+
+    def __deepcopy__(self, memo: Any) -> JaxModel:
+        """JAX's values never change, so a copy shares them."""
+        return JaxModel(self._function, self.parameters_of_jax, self.layout)
+
+    def scores(self, images: Tensor) -> Tensor:
+        """Logits (N, K)."""
+        return _to_torch(self._scores(self.parameters_of_jax, _to_jax(_padded(images))))[: len(images)]
+
+    def traced(self, images: Tensor) -> tuple[Tensor, Pullback]:
+        """Logits, and the vector-Jacobian product at `images`."""
+        n = len(images)
+        scores, pullback = self._traced(self.parameters_of_jax, _to_jax(_padded(images)))
+        return _to_torch(scores)[:n], lambda grads: _to_torch(self._back(pullback, _to_jax(_padded(grads, 0.0))))[:n]
+
+
+def from_jax(function: Callable[..., Any], parameters: Any = None, *, layout: str = "NHWC") -> JaxModel:
+    """A JAX function of images to logits as a model of ours, with JAX's gradients.
+
+    function: pure; called with images (N, H, W, C), or (N, C, H, W) for layout "NCHW", or, where `parameters` (any
+    pytree of arrays) are given, with these first. It is compiled. Weights that the function itself holds become part
+    of the compiled program, so hand large ones over as `parameters`.
+
+    Raises `InputError` for what is not callable, `MissingExtraError` without the extra "jax".
+    """
+    if not callable(function):
+        raise InputError(f"function must be callable, images to logits, got {type(function).__name__}")
+    return JaxModel(function, parameters, layout)
+
+
+def _is_costly(primitive: Any, *_: Any, **__: Any) -> bool:
+    """Is its result kept for the way back? Anything else is computed again there, which costs less than storing it."""
+    return primitive.name in ("dot_general", "conv_general_dilated")
+
+
+def _library() -> ModuleType:
+    try:
+        import jax
+    except ImportError:
+        raise MissingExtraError("a JAX model", "jax") from None
+    return jax
+
+
+def padded_size(n: int) -> int:
+    """The nearest compiled batch size that holds `n` images.
+
+    >>> [padded_size(n) for n in (1, 5, 17, 64, 65)]
+    [1, 6, 24, 64, 96]
+    """
+    scale = 1
+    while True:
+        for step in STEPS:
+            if step * scale >= n:
+                return step * scale
+        scale *= 2
+
+
+def _padded(batch: Tensor, fill: float | None = None) -> Tensor:
+    """The batch, filled up to a compiled size with its first image, or with `fill`."""
+    missing = padded_size(len(batch)) - len(batch)
+    if missing == 0:
+        return batch
+    rest = batch[:1].expand(missing, *batch.shape[1:])
+    return torch.cat([batch, rest if fill is None else torch.full_like(rest, fill)])
+
+
+def _to_jax(tensor: Tensor) -> Any:
+    """Without a copy where both frameworks see the memory."""
+    jax = _library()
+    try:
+        return jax.dlpack.from_dlpack(tensor)
+    except (RuntimeError, ValueError, TypeError):
+        return jax.numpy.asarray(tensor.cpu().numpy())
+
+
+def _to_torch(array: Any) -> Tensor:
+    try:
+        return torch.utils.dlpack.from_dlpack(array)
+    except (RuntimeError, ValueError, TypeError, BufferError):
+        import numpy as np
+
+        return torch.from_numpy(np.array(array))

@@ -1,0 +1,126 @@
+"""A .keras file, looked at before Keras reads it: no code, no strangers, no way out of the archive."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from sparring.errors import DataError, MissingExtraError
+from sparring.loading.limits import MAX_BYTES
+from sparring.loading.paths import existing_file
+from sparring.loading.reason import reason
+
+MEMBERS = ("config.json", "metadata.json", "model.weights.h5")
+MOST_CONFIG = 64 * 2**20
+ROOMS = (
+    *("layers", "models", "initializers", "regularizers", "constraints", "activations", "dtype_policies"),
+    *("optimizers", "losses", "metrics", "src.models", "src.ops", "src.layers"),
+)
+"""Below `keras`: where the parts of a model may come from."""
+CODE = {
+    *("__lambda__", "Lambda", "TorchModuleWrapper", "JaxLayer", "FlaxLayer", "TFSMLayer"),
+    *("TextVectorization", "StringLookup", "IntegerLookup", "IndexLookup"),
+}
+"""Parts that run code of the file's author, or read other files."""
+PLAIN = {"__keras_tensor__", "__tensor__", "__numpy__", "__ellipsis__", "__slice__", "__complex__", "__none__"}
+_OWN = 'Where you trust it, build the model in a function of your own and name that: load_model("my_model.py:function")'
+BARE = {"Sequential", "Functional", "Model", "DTypePolicy", "FloatDTypePolicy", "Variable", "Input", "KerasTensor"}
+"""Classes that stand directly in `keras`."""
+
+
+def checked(path: Path) -> None:
+    """Raise `DataError` unless the file at `path` is a plain .keras archive of Keras's own layers."""
+    existing_file(path, "the Keras model")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            _check_members(path, archive)
+            config = json.loads(archive.read("config.json"))
+            weights = archive.read("model.weights.h5")
+    except DataError:
+        raise
+    except (zipfile.BadZipFile, OSError, ValueError, KeyError, NotImplementedError, RecursionError) as error:
+        raise DataError(
+            f"{path} is no .keras archive: {reason(error)}; older .h5 files can hold code and are not read: load them "
+            'yourself and save again, model.save("model.keras")'
+        ) from error
+    _check_weights(path, weights)
+    for part in _parts(config):
+        _check_part(path, part)
+
+
+def _check_members(path: Path, archive: zipfile.ZipFile) -> None:
+    for member in archive.infolist():
+        place = PurePosixPath(member.filename.replace("\\", "/"))
+        linked = (member.external_attr >> 16) & 0o170000 == 0o120000
+        if place.is_absolute() or ".." in place.parts or linked:
+            raise DataError(f"{path} holds {member.filename!r}, which leads out of the archive: refused")
+        if member.filename not in MEMBERS:
+            raise DataError(
+                f"{path} holds {member.filename!r} beside the model; only {', '.join(MEMBERS)} are read. Models with "
+                "assets (vocabularies) are not image classifiers"
+            )
+    sizes = {member.filename: member.file_size for member in archive.infolist()}
+    if sum(sizes.values()) > MAX_BYTES or sizes.get("config.json", 0) > MOST_CONFIG:
+        raise DataError(f"{path} is {sum(sizes.values())} bytes unpacked; at most {MAX_BYTES} are read")
+
+
+def _check_weights(path: Path, content: bytes) -> None:
+    """HDF5 can point to other files; weights have no reason to."""
+    try:
+        import h5py
+    except ImportError:
+        raise MissingExtraError("a .keras file", "keras") from None
+    try:
+        with h5py.File(io.BytesIO(content), "r") as file:
+            for place in _links(file, h5py):
+                raise DataError(f"{path}: its weights lead to another file ({place!r}): refused")
+    except (OSError, ValueError, RuntimeError, KeyError, RecursionError) as error:
+        raise DataError(f"{path}: its weights cannot be read: {reason(error)}") from error
+
+
+def _links(group: Any, h5py: Any) -> Iterator[str]:
+    for name in group:
+        if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+            yield f"{group.name}/{name}"
+            continue
+        found = group[name]
+        if isinstance(found, h5py.Group):
+            yield from _links(found, h5py)
+        elif isinstance(found, h5py.Dataset) and (found.external or found.is_virtual):
+            yield str(found.name)
+
+
+def _parts(config: Any) -> Iterator[dict[str, Any]]:
+    """Every serialised object in a configuration, however deep."""
+    waiting = [config]
+    while waiting:
+        found = waiting.pop()
+        if isinstance(found, dict):
+            if "class_name" in found:
+                yield found
+            waiting += found.values()
+        elif isinstance(found, list):
+            waiting += found
+
+
+def _check_part(path: Path, part: dict[str, Any]) -> None:
+    name, module = str(part["class_name"]), part.get("module")
+    said = f"{module}.{name}" if module else name
+    if name in CODE:
+        raise DataError(
+            f"{path} holds a {name} layer, which runs code of the file's author or reads other files: refused. {_OWN}"
+        )
+    if name in PLAIN and module in (None, "builtins"):
+        return
+    room = str(module).removeprefix("keras.")
+    ours = module == "keras" and name in BARE
+    ours = ours or (str(module).startswith("keras.") and any(room == r or room.startswith(r + ".") for r in ROOMS))
+    function = name == "function" and module != "keras.activations"
+    if not ours or function:
+        raise DataError(
+            f"{path} asks for {said}, which is no layer of Keras: refused, since naming it could run code. {_OWN}"
+        )

@@ -1,0 +1,117 @@
+"""JAX functions as models: JAX's own gradients, no copies where none are needed, few compilations."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+import sparring as sp
+from sparring.bridges import from_jax
+from sparring.bridges.jax import _to_jax, _to_torch, padded_size
+from sparring.errors import InputError
+
+CALLS: list[int] = []
+
+
+def parameters() -> dict[str, Any]:
+    rng = np.random.default_rng(0)
+    sizes = {"conv": (3, 3, 1, 4), "hidden": (256, 16), "out": (16, 10)}
+    return {name: jnp.asarray(rng.normal(size=size) / size[0] ** 0.5, jnp.float32) for name, size in sizes.items()}
+
+
+def net(weights: dict[str, Any], images: Any) -> Any:
+    CALLS.append(images.shape[0])  # runs while JAX traces, once per compiled shape
+    dims = ("NHWC", "HWIO", "NHWC")
+    features = jax.lax.conv_general_dilated(images, weights["conv"], (1, 1), "SAME", dimension_numbers=dims)
+    hidden = jnp.tanh(jax.nn.relu(features).reshape(images.shape[0], -1) @ weights["hidden"])
+    return 4 * hidden @ weights["out"]
+
+
+def by_hand(weights: dict[str, Any], x: np.ndarray, labels: np.ndarray, eps: float) -> Any:
+    """FGSM as one writes it in JAX."""
+
+    def loss(images: Any) -> Any:
+        return -jax.nn.log_softmax(net(weights, images))[jnp.arange(len(labels)), labels].sum()
+
+    return jnp.clip(x + eps * jnp.sign(jax.grad(loss)(x)), 0, 1)
+
+
+def images(n: int) -> torch.Tensor:
+    return torch.rand(n, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+def test_fgsm_equals_fgsm_written_in_jax() -> None:
+    weights, x = parameters(), images(1000)
+    model = from_jax(net, weights)
+    labels = model(x).argmax(1)
+    found = sp.attacks.FGSM()(model, x, sp.Untargeted(labels), sp.ThreatModel("linf", 0.03))
+    hwc = x.permute(0, 2, 3, 1).numpy()
+    own = by_hand(weights, hwc, labels.numpy(), 0.03)
+    theirs, ours = (np.asarray(net(weights, p)).argmax(1) for p in (own, found.permute(0, 2, 3, 1).numpy()))
+    assert (theirs == ours).mean() >= 0.999
+    assert 0.1 < (theirs != labels.numpy()).mean() < 1
+    assert np.abs(np.asarray(own) - found.permute(0, 2, 3, 1).numpy()).max() < 1e-6
+
+
+def test_logits_and_gradients_are_exact_in_every_layout_and_dtype() -> None:
+    weights = parameters()
+    nhwc = from_jax(net, weights)
+    nchw = from_jax(lambda w, x: net(w, x.transpose(0, 2, 3, 1)), weights, layout="NCHW")
+    x = images(5).double().requires_grad_()
+    ones, others = nhwc(x), nchw(x)
+    assert ones.dtype == torch.float64
+    assert torch.allclose(ones, others)
+    (a,), (b,) = (torch.autograd.grad(z.square().sum(), x) for z in (ones, others))
+    assert torch.allclose(a, b, atol=1e-5)
+    strided = x.detach().float().contiguous(memory_format=torch.channels_last)
+    assert torch.allclose(nhwc(strided).double(), ones, atol=1e-5)
+
+
+def test_shrinking_batches_compile_a_few_times_only() -> None:
+    model = from_jax(net, parameters())
+    CALLS.clear()
+    for n in range(16, 0, -1):
+        assert model(images(n)).shape == (n, 10)
+    assert len(CALLS) <= 9
+    assert {padded_size(n) for n in range(1, 17)} == set(CALLS)
+    x = images(5)
+    assert torch.allclose(model(x), torch.cat([model(one[None]) for one in x]), atol=1e-5)
+
+
+def test_memory_is_shared_where_it_can_be() -> None:
+    tensor = torch.rand(4, 8, 8, 1)
+    array = _to_jax(tensor)
+    assert array.unsafe_buffer_pointer() == tensor.data_ptr()
+    assert _to_torch(array).data_ptr() == tensor.data_ptr()
+
+
+def test_images_are_not_changed_and_a_copy_works() -> None:
+    model, x = from_jax(net, parameters()), images(3)
+    before = x.clone()
+    x.requires_grad_()
+    model(x).sum().backward()
+    assert x.equal(before)
+    assert copy.deepcopy(model)(before).equal(model(before))
+
+
+def test_an_audit_works_and_tells_two_models_apart() -> None:
+    model, x = from_jax(net, parameters()), images(32)
+    labels = model(x).argmax(1)
+    evaluation = sp.evaluate(model, x, labels, sp.ThreatModel("linf", 0.02), attacks=["fgsm", "pgd:steps=5"])
+    assert evaluation.robust_accuracy < 1
+    scaled = from_jax(lambda x: 2 * net(parameters(), x))
+    digests = {sp.model.model_digest(m, (1, 8, 8)) for m in (model, scaled, from_jax(net, parameters()))}
+    assert len(digests) == 2
+
+
+def test_what_is_no_function_is_refused() -> None:
+    with pytest.raises(InputError, match="callable"):
+        from_jax(3)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="layout"):
+        from_jax(net, parameters(), layout="HWC")

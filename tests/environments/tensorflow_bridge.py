@@ -1,0 +1,72 @@
+"""TensorFlow functions as models. Runs where TensorFlow is installed; see tests/edges/test_bridges_environments.py."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import torch
+
+import sparring as sp
+from sparring.bridges import from_tensorflow
+from sparring.bridges.tensorflow import _to_tensorflow, _to_torch
+
+RNG = np.random.default_rng(0)
+CONV = tf.Variable(RNG.normal(size=(3, 3, 1, 4)).astype("float32") / 3)
+HIDDEN = tf.Variable(RNG.normal(size=(256, 16)).astype("float32") / 16)
+OUT = tf.Variable(RNG.normal(size=(16, 10)).astype("float32"))
+TRACES: list[Any] = []
+
+
+def net(images: Any) -> Any:
+    TRACES.append(images.shape)
+    features = tf.nn.relu(tf.nn.conv2d(images, CONV, 1, "SAME"))
+    return tf.tanh(tf.reshape(features, (-1, 256)) @ HIDDEN) @ OUT
+
+
+def images(n: int) -> torch.Tensor:
+    return torch.rand(n, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+def test_fgsm_equals_fgsm_written_with_a_tape() -> None:
+    x, model = images(1000), from_tensorflow(net)
+    labels = model(x).argmax(1)
+    given = tf.constant(x.permute(0, 2, 3, 1).numpy())
+    with tf.GradientTape() as tape:
+        tape.watch(given)
+        loss = tf.reduce_sum(tf.nn.sparse_softmax_cross_entropy_with_logits(labels.numpy(), net(given)))
+    own = np.clip(given + 0.03 * tf.sign(tape.gradient(loss, given)), 0, 1)
+    found = sp.attacks.FGSM()(model, x, sp.Untargeted(labels), sp.ThreatModel("linf", 0.03))
+    theirs = net(tf.constant(own)).numpy().argmax(1)
+    ours = net(tf.constant(found.permute(0, 2, 3, 1).numpy())).numpy().argmax(1)
+    assert (theirs == ours).mean() >= 0.999
+    assert 0.1 < (theirs != labels.numpy()).mean() < 1
+
+
+def test_shrinking_batches_are_traced_a_few_times() -> None:
+    model = from_tensorflow(net)
+    TRACES.clear()
+    for n in range(40, 0, -1):
+        x = images(n).requires_grad_()
+        torch.autograd.grad(model(x).square().sum(), x)
+    assert len(TRACES) <= 4
+
+
+def test_memory_is_shared_and_nothing_is_changed() -> None:
+    tensor = torch.rand(4, 8, 8, 1)
+    assert _to_torch(_to_tensorflow(tensor)).data_ptr() == tensor.data_ptr()
+    model, x = from_tensorflow(net), images(3).double()
+    before = x.clone()
+    assert model(x).dtype == torch.float64
+    assert x.equal(before)
+    assert copy.deepcopy(model)(x).equal(model(x))
+
+
+def test_an_evaluation_works() -> None:
+    x, model = images(40), from_tensorflow(net)
+    labels = model(x).argmax(1)
+    evaluation = sp.evaluate(model, x, labels, sp.ThreatModel("linf", 0.03), attacks=["pgd:steps=5"])
+    assert evaluation.clean_accuracy == 1
+    assert evaluation.robust_accuracy < 0.5
