@@ -151,3 +151,48 @@ def test_imagenet_lite_is_fine_tuned_on_photographs() -> None:
     card = json.loads(Path("sparring-hardened/card.json").read_text())
     assert len(card["history"]) == 2
     assert Path("sparring-hardened/model.safetensors").stat().st_size > 10**7
+
+
+DECLARED = """
+[model]
+spec = "nets.py:net"
+[data]
+source = "digits"
+n = 100
+[threat]
+eps = 0.1
+[harden]
+method = "n_fgsm:noise=1"
+epochs = 2
+final = "none"
+settings = { lr = 0.02, watch = 20 }
+"""
+
+
+def test_declared_in_the_file_with_flags_laid_over_it() -> None:
+    Path("sparring.toml").write_text(DECLARED)
+    done = run("--epochs", "1", "--set", "lr=0.01", "--out", "robust")
+    assert done.exit_code == 0, done.output
+    card = json.loads(Path("robust/card.json").read_text())
+    assert card["recipe"]["lr"] == 0.01
+    assert card["recipe"]["epochs"] == 1
+    assert "n_fgsm" in json.dumps(card)
+    assert card["after"] is None
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("lr = 0.02", "speed = 0.02", "speed"),
+        ("lr = 0.02", "lr = { a = 1 }", "lr must be a number"),
+        ('final = "none"', 'final = "strong"', "unknown effort 'strong'"),
+        ("epochs = 2", "epochs = 0", "epochs"),
+        ("n_fgsm:noise=1", "magic", "magic"),
+    ],
+)
+def test_a_wrong_declaration_is_explained(old: str, new: str, message: str) -> None:
+    Path("sparring.toml").write_text(DECLARED.replace(old, new))
+    done = run("--out", "robust")
+    assert done.exit_code != 0
+    assert message in str(done.exception)
+    assert not Path("robust").exists()

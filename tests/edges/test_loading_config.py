@@ -101,7 +101,7 @@ def test_names_are_not_taken_for_paths(tmp_path):
         ('[model]\nspek = "x"', r"\[model\]: unknown key 'spek'; did you mean 'spec'. Known: spec, device, mean,"),
         (
             '[modle]\nspec = "x"',
-            "unknown table 'modle'; did you mean 'model'. Known: model, audit, data, guard, stack, threat",
+            "unknown table 'modle'; did you mean 'model'. Known: model, audit, data, guard, harden, stack, threat",
         ),
         ("model = 3", r"model must be a table: write \[model\]"),
         ("[model]\nweights = 'x'", r"\[model\]: spec is missing: a built-in name"),

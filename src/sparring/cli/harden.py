@@ -31,14 +31,14 @@ SPLIT = ("digits", "mnist5k", "fashion-mnist")
 def harden(
     flags: o.Flags,
     method: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="How to train: fast, pgd or trades; others and their parameters as in --method pgd:steps=10 or "
-            "--method n_fgsm:noise=1.",
+            help="How to train: fast (default), pgd or trades; others and their parameters as in --method pgd:steps=10 "
+            "or --method n_fgsm:noise=1.",
             autocompletion=o.completing(METHODS),
         ),
-    ] = "fast",
-    epochs: Annotated[int, typer.Option(help="Passes over the data, --epochs 30.")] = 15,
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the data, --epochs 30; default 15.")] = None,
     test: Annotated[
         str | None,
         typer.Option(
@@ -79,9 +79,9 @@ def harden(
         ),
     ] = None,
     effort: Annotated[
-        str,
-        typer.Option(help="Effort of the final audit, --effort quick; none leaves it out."),
-    ] = "standard",
+        str | None,
+        typer.Option(help="Effort of the final audit, --effort quick; default standard, none leaves it out."),
+    ] = None,
     fail_under: Annotated[
         float | None,
         typer.Option(help="Exit 1 if the lower end of the robust accuracy's interval is below, --fail-under 0.5."),
@@ -109,13 +109,17 @@ def harden(
         "patience": patience,
         "validation": None if validation is None else _whole_if_large(validation),
     }
+    declared = flags.declared(method=method, epochs=epochs, test=test, final=effort).config
+    table = declared.harden
     given = {name: value for name, value in settings.items() if value is not None} | _settings(setting or [])
-    method = method if inner is None else f"{method}{',' if ':' in method else ':'}inner={inner}"
-    declared = flags.declared().config
-    if effort != "none" and effort not in o.EFFORTS:
-        raise ConfigError(unknown("effort", effort, [*o.EFFORTS, "none"]))
-    effort_or_none = None if effort == "none" else effort
-    raise typer.Exit(run(declared, method, epochs, given, test, out, effort_or_none, fail_under, quiet))
+    chosen = table.method
+    if inner is not None:
+        chosen += f"{',' if ':' in chosen else ':'}inner={inner}"
+    if table.final not in (*o.EFFORTS, "none"):
+        raise ConfigError(unknown("effort", table.final, [*o.EFFORTS, "none"]))
+    final = None if table.final == "none" else table.final
+    given = {**table.settings, **given}
+    raise typer.Exit(run(declared, chosen, table.epochs, given, table.test, out, final, fail_under, quiet))
 
 
 def run(

@@ -1,4 +1,4 @@
-"""`sparring.toml`: model, data, threat and audit, declared once."""
+"""`sparring.toml`: model, data, threat, audit and what else is done with them, declared once."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from sparring.bridges import form_of
 from sparring.budget import NORMS, parse_number
 from sparring.errors import ConfigError, DataError, InputError, unknown
 from sparring.loading.guard_table import GuardTable
+from sparring.loading.harden_table import HardenTable
 from sparring.loading.limits import check_bytes
 from sparring.loading.names import DATA_SETS, MODELS
 from sparring.loading.paths import existing_file, kind_of, user_path
@@ -141,6 +142,7 @@ class Config(Table):
     threat: ThreatTable | None = None
     audit: AuditTable = AuditTable()
     stack: StackTable | None = None
+    harden: HardenTable = HardenTable()
     guard: GuardTable | None = None
 
 
@@ -150,6 +152,7 @@ TABLES: dict[str, type[Table]] = {
     "threat": ThreatTable,
     "audit": AuditTable,
     "stack": StackTable,
+    "harden": HardenTable,
     "guard": GuardTable,
 }
 """By name. No key stands in two tables, so a key alone names a setting."""
@@ -263,7 +266,7 @@ def is_path(key: str, value: Any, folder: Path) -> bool:
         return text.rpartition(":")[0].endswith(".py") or (opened and text not in MODELS)
     if key == "attack":
         return text.partition(":")[0].endswith(".py")
-    if key in ("source", "calibration"):
+    if key in ("source", "calibration", "test"):
         looks = "/" in text or "." in text or text.startswith("~") or kind_of(folder / text) != "missing"
         return bool(text) and text not in DATA_SETS and looks
     return key in ("weights", "labels", "mask", "records", "reports", "fitted", "tokens", "quarantine", "profile")

@@ -16,6 +16,7 @@ _HEADINGS = {
     "threat": "What the attacker may do.",
     "audit": "How hard to try, and what to write down.",
     "stack": "What stands around the model: transforms before it, detectors beside it.",
+    "harden": "How `sparring harden` trains the model to withstand the attack.",
     "guard": "How `sparring guard` serves and watches that stack.",
 }
 
@@ -37,7 +38,7 @@ def render_config(config: Config, comments: Mapping[str, str] | None = None, fol
             value = None if table is None else getattr(table, key)
             lines += _comment(said.get(f"{name}.{key}", ""))
             explained = " ".join((field.description or "").split())
-            if value is None or value == ():
+            if value is None or value in ((), {}):
                 lines.append(f"# {key} =  # {explained}")
             else:
                 lines.append(f"{key} = {_value(key, value, home)}  # {explained}")
