@@ -48,11 +48,17 @@ def lower_bound(
     for place in range(start, 0, -1):
         if place not in waiting:
             continue
-        layer = layers[place]
-        back, extra = layer.pull(waiting.pop(place), *(known[i] for i in layer.inputs))
+        layer, rows = layers[place], waiting.pop(place)
+        inputs = layer.inputs
+        relu = layers[inputs[0]]
+        if isinstance(layer, MaxPool) and layer.apart and isinstance(relu, ReLU) and relu.slopes is None:
+            back, extra = layer.pull_through(rows, known[inputs[0]], relu.lines(known[relu.inputs[0]]))
+            inputs = relu.inputs
+        else:
+            back, extra = layer.pull(rows, *(known[i] for i in inputs))
         constant = constant + extra
         heard = heard + (extra.abs() if isinstance(extra, Tensor) else abs(extra))
-        for i, part in zip(layer.inputs, back, strict=True):
+        for i, part in zip(inputs, back, strict=True):
             waiting[i] = waiting[i] + part if i in waiting else part
     if 0 not in waiting:
         return constant

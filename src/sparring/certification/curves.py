@@ -115,15 +115,19 @@ class ReLU(Layer):
 
     def pull(self, a: Tensor, *xs: Interval) -> Pulled:
         """Positive coefficients take the line below, negative ones the chord."""
-        low, high = xs[0]
-        down, up = low.clamp_max(0), high.clamp_min(0)
-        chord = up / (up - down).clamp_min(torch.finfo(low.dtype).tiny)
-        below = (up > -down).to(low.dtype).unsqueeze(1)
+        below, chord, rise = self.lines(xs[0])
+        below = below.unsqueeze(1)
         if self.slopes is not None:
-            free = ((low < 0) & (high > 0)).unsqueeze(1)
+            free = ((xs[0][0] < 0) & (xs[0][1] > 0)).unsqueeze(1)
             below = torch.where(free, self.slopes, below)
         neg = a.clamp_max(0)
-        return [bent(a, neg, below, chord.unsqueeze(1))], summed(neg, -chord * down)
+        return [bent(a, neg, below, chord.unsqueeze(1))], summed(neg, rise)
+
+    def lines(self, x: Interval) -> tuple[Tensor, Tensor, Tensor]:
+        """The slope of the line below, which passes through 0, and slope and constant of the chord above."""
+        down, up = x[0].clamp_max(0), x[1].clamp_min(0)
+        chord = up / (up - down).clamp_min(torch.finfo(up.dtype).tiny)
+        return (up > -down).to(up.dtype), chord, -chord * down
 
 
 SMOOTH: dict[str, tuple[Function, Shape]] = {

@@ -248,7 +248,20 @@ class MaxPool(Layer):
 
     def pull(self, a: Tensor, *xs: Interval) -> Pulled:
         """Negative coefficients take the line above, positive ones the input that lies highest."""
-        low, high = (self._windows(end, -1e30) for end in xs[0])
+        return self.pull_through(a, xs[0], None)
+
+    @property
+    def apart(self) -> bool:
+        """Windows that tile the picture: no need to add up."""
+        sides = zip(self.before[1:], self.kernel, strict=True)
+        return self.kernel == self.stride and not any(self.padding) and all(n % k == 0 for n, k in sides)
+
+    def pull_through(self, a: Tensor, x: Interval, lines: tuple[Tensor, Tensor, Tensor] | None) -> Pulled:
+        """`pull` past an activation that comes before, too, given by the slope of its line below, without a constant,
+        and slope and constant of its line above (N, C, H, W). No slope is negative, so that where windows lie `apart` a
+        coefficient keeps its sign, and both lines can be taken at once.
+        """
+        low, high = (self._windows(end, -1e30) for end in x)
         best = (low + high).argmax(2, keepdim=True)
         chosen = torch.zeros_like(low).scatter_(2, best, 1.0)
         floor, top = low.amax(2, keepdim=True), high.amax(2, keepdim=True)
@@ -258,24 +271,22 @@ class MaxPool(Layer):
         flat = (torch.where(over, high - floor, torch.zeros_like(low)).sum(2, keepdim=True) / 2) > top - floor
         slope = torch.where(flat, torch.zeros_like(slope), slope)
         above = torch.where(flat, top, floor).squeeze(2) - (slope * low).where(over, torch.zeros_like(low)).sum(2)
+        if lines is not None:
+            below, chord, rise = (self._windows(part, 0.0) for part in lines)
+            above = above + (slope * rise).sum(2)
+            chosen, slope = chosen * below, slope * chord
         neg = a.clamp_max(0)
         constant = summed(neg, above)
-        if self._apart:
+        if self.apart:
             maps = [self._spread(part) for part in (chosen, slope)]
             wide = [part.unsqueeze(5).unsqueeze(4) for part in (a, neg)]  # (N, R, C, H, 1, W, 1)
             return [bent(*wide, *maps).view(len(maps[0]), a.shape[1], *self.before)], constant
         wide = [part.flatten(3).unsqueeze(3) for part in (a, neg)]
         return [self._folded(bent(*wide, chosen.unsqueeze(1), slope.unsqueeze(1)))], constant
 
-    @property
-    def _apart(self) -> bool:
-        """Windows that tile the picture: no need to add up."""
-        sides = zip(self.before[1:], self.kernel, strict=True)
-        return self.kernel == self.stride and not any(self.padding) and all(n % k == 0 for n, k in sides)
-
     def _windows(self, x: Tensor, outside: float) -> Tensor:
         """The windows' contents, (N, C, K, L)."""
-        if self._apart:
+        if self.apart:
             (c, h, w), (kh, kw) = x.shape[1:], self.kernel
             blocks = x.reshape(len(x), c, h // kh, kh, w // kw, kw).permute(0, 1, 3, 5, 2, 4)
             return blocks.reshape(len(x), c, kh * kw, -1)
