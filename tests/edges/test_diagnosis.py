@@ -150,5 +150,49 @@ def test_the_command_writes_both_forms(tmp_path):
     assert "First-order picture" in done.output
     assert json.loads(plain.read_text())["images"] == 8
     page = html.read_text()
-    assert page.count("<svg") == 5
+    assert page.count("<svg") == 7  # four lines, two planes, one map
+    assert "at right angles" in page
+    assert "Where perturbations act" in page
     assert "<script" not in page
+
+
+def test_the_command_leads_the_gradient_around_a_named_part(tmp_path):
+    (tmp_path / "blocked.py").write_text(
+        "import torch\nimport sparring as sp\n\n\nclass Rounding(torch.nn.Module):\n    def forward(self, x):\n"
+        "        return (8 * x).round() / 8\n\n\ndef model():\n"
+        "    return torch.nn.Sequential(Rounding(), sp.load_model('digits-cnn'))\n"
+    )
+    asked = ["diagnose", "-m", f"{tmp_path}/blocked.py:model", "-d", "digits", "-n", "12", "--eps", "0.2"]
+    plain, around = tmp_path / "plain.json", tmp_path / "around.json"
+    few = ["--sample", "6", "--landscapes", "0", "--quiet"]
+    for extra, out in (([], plain), (["--bpda", "0=identity"], around)):
+        done = CliRunner().invoke(app, [*asked, *few, *extra, "--report", str(out)])
+        assert done.exit_code == 0, done.output
+    assert json.loads(plain.read_text())["health"]["zero"] == 1
+    assert json.loads(around.read_text())["health"]["zero"] == 0
+    for wrong in ("0", "7=identity", "0=nowhere.at:all"):
+        assert isinstance(CliRunner().invoke(app, [*asked, *few, "--bpda", wrong]).exception, sp.SparringError)
+
+
+def test_models_are_compared_side_by_side(tmp_path, net):
+    (tmp_path / "flat.py").write_text(
+        "import torch\n\n\ndef model():\n    torch.manual_seed(0)\n"
+        "    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10), torch.nn.Hardtanh(-0.01, 0.01))\n"
+    )
+    asked = ["compare", "-m", "digits-cnn", "-n", "20", "--eps", "0.1", "--effort", "quick"]
+    page, plain = tmp_path / "m.html", tmp_path / "m.json"
+    also = ["--against", f"{tmp_path}/flat.py:model", "--report", str(page), "--report", str(plain)]
+    done = CliRunner().invoke(app, [*asked, *also])
+    assert done.exit_code == 0, done.output
+    first, second = json.loads(plain.read_text())["rows"]
+    images, labels = sp.load_data("digits", n=20)
+    alone = sp.evaluate(net, images, labels, sp.ThreatModel("linf", 0.1), effort="quick")
+    assert first["name"] == "digits-cnn"
+    assert first["robust"]["value"] == alone.robust_accuracy.value
+    assert first["flat_units"] < second["flat_units"]
+    assert second["flattest"] == "2"
+    assert second["zero_gradients"] > 0
+    assert first["parameters"] == sum(p.numel() for p in net.parameters())
+    assert "Models side by side" in page.read_text()
+    assert "flat.py:model" in done.output.replace("\n", "")
+    assert isinstance(CliRunner().invoke(app, [*asked, *also, "--ablate"]).exception, sp.SparringError)

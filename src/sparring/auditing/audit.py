@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -169,6 +170,9 @@ def _look_closer(request: Request, ready: Preflight, draft: Draft) -> None:
         nearest |= measured.distances
     draft.contradicted = tuple(proofs.contradicted(evaluation, draft.proof, nearest))
     draft.findings += checks.stronger_curve(draft.curves, left, threat.eps)
+    near = [i for i in checks.unproved(request, evaluation) if nearest.get(i, math.inf) <= threat.eps]
+    if near and not request.named:  # a curve came nearer than the evaluation
+        draft.asked_for += EFFORTS["standard"].close
     draft.curves.append(curves.headline_point(threat, left, targeted=evaluation.targeted))
     if ready.differentiable:
         draft.findings += checks.weaker_beats_stronger(request, evaluation)
@@ -180,7 +184,9 @@ def _look_closer(request: Request, ready: Preflight, draft: Draft) -> None:
         draft.findings += strength.not_growing(draft.curves, threat.eps) + strength.never_asked(request, evaluation)
         suspicious = {finding.code for finding in draft.findings}
         if "random-outputs" not in suspicious:  # any draw that fails would count as broken
-            draft.findings += checks.gradient_free(request, evaluation, masked=bool(suspicious & checks.MASKED))
+            found, asked_for = checks.gradient_free(request, evaluation, masked=bool(suspicious & checks.MASKED))
+            draft.findings += found
+            draft.asked_for += asked_for
 
 
 def _interrupted(request: Request, draft: Draft) -> Finding:

@@ -29,6 +29,8 @@ WHOLE_BOX_ATTACKS = (
     PGD(steps=50, loss="margin", restarts=2, schedule="constant"),
     PGD(steps=50, schedule="constant"),
 )
+Checked = tuple[list[Finding], list[Attack]]
+"""Findings, and attacks that everyone should get because of what the check saw."""
 LEAD = 0.01
 """Share of the images, one point, by which one attack must beat another before it is told, and ..."""
 SURE = 0.01
@@ -90,15 +92,16 @@ def unbounded(request: Request, evaluation: Evaluation) -> list[Finding]:
     return [FINDINGS["unbounded-survivors"].found(evidence)]
 
 
-def gradient_free(request: Request, evaluation: Evaluation, *, masked: bool) -> list[Finding]:
+def gradient_free(request: Request, evaluation: Evaluation, *, masked: bool) -> Checked:
     """A search that asks for logits only, on what gradients left: all of it where the gradient looks masked, else a
     sample. Where the evaluation held such an attack itself, what that one broke. Gradient attacks then get the images
-    that fell once more; what still stands they could not break.
+    that fell once more; what still stands they could not break. If the sample lost one, everyone should get the search.
     """
     strong, n = iterative(request, evaluation), len(evaluation.records)
     search = [a for a in request.used(evaluation) if a.access != "gradients" and not isinstance(a, RandomNoise)]
     if not strong or (not search and request.threat.norm not in GRADIENT_FREE.threats):
-        return []
+        return [], []
+    asked_for: list[Attack] = []
     if search:
         names = {str(attack) for attack in search}
         fallen = [r.index for r in evaluation.records if r.broken_by in names]
@@ -108,21 +111,22 @@ def gradient_free(request: Request, evaluation: Evaluation, *, masked: bool) -> 
         most = len(survivors) if masked else GRADIENT_FREE_SAMPLE
         chosen = [survivors[place] for place in sample(len(survivors), most, request.seed)]
         if not chosen:
-            return []
+            return [], []
         again = request.again(chosen, search, "check: Square on what gradients left")
         fallen = [chosen[r.index] for r in again.records if r.broken_by is not None]
         weight, tried = len(survivors) / len(chosen), f" of {len(chosen)} tried"
+        asked_for = [GRADIENT_FREE] if fallen else []
     if mcnemar(len(fallen), 0) >= SURE:
-        return []
+        return [], asked_for
     missed = _left(request, fallen, strong, "check: gradients on what Square broke")
     p, share = mcnemar(missed, 0), weight * missed / n
     if p >= SURE or share < LEAD:
-        return []
+        return [], asked_for
     evidence = (
         f"{', '.join(map(str, search))} broke {len(fallen)}{tried}; {missed} of these withstand every gradient attack, "
         f"which stands for {100 * share:.1f} points of all images (McNemar p = {p:.1e})"
     )
-    return [FINDINGS["gradient-free-wins"].found(evidence)]
+    return [FINDINGS["gradient-free-wins"].found(evidence)], asked_for
 
 
 def survivors_of(request: Request, evaluation: Evaluation) -> list[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sparring.auditing.kind import Kind
-from sparring.auditing.references import ATHALYE, CARLINI, CROCE
+from sparring.auditing.references import ATHALYE, CARLINI, CROCE, PAPERNOT, PINTOR
 
 MASKING_KINDS = (
     Kind(
@@ -134,5 +134,88 @@ MASKING_KINDS = (
         "Look for what hides the gradient (rounding, randomness, saturation) and attack around it: BPDA, EOT, another "
         "loss; or choose effort thorough.",
         references=(ATHALYE, CROCE),
+    ),
+    Kind(
+        "gradient-underflow",
+        "Gradients are lost in float32",
+        "critical",
+        "For some images the gradient of the margin is zero, not finite or next to the end of float32's range, while "
+        "the same model computed in float64 has one: a sigmoid or a tanh that saturates, or logits of an extreme "
+        "scale. Attacks in float32 have nothing to follow. The audit takes the gradients from a copy in float64, each"
+        " brought to a size that float32 holds, unless a short attack becomes weaker by that; every verdict is the "
+        "model's own.",
+        "Scale the logits and the activations to ordinary sizes, or attack in float64.",
+        undermines=True,
+        references=(ATHALYE, CARLINI),
+    ),
+    Kind(
+        "unstable-loss",
+        "The loss is rough on the smallest scale",
+        "critical",
+        "Random changes of a two-thousandth of the range move the margin nearly as far as changes ten times larger. A"
+        " smooth model moves a tenth as far. Rounding, shattering transforms or hidden noise make the loss jump from "
+        "pixel value to pixel value, and a gradient says nothing about what lies a step away (unstable predictions, "
+        "one of the six indicators of attack failure). Where a part can be gone around the audit does so; everything "
+        "that still stands then gets long attacks and a search without gradients.",
+        "Attack around the part that makes the loss jump (BPDA), or average over small noise (EOT).",
+        undermines=True,
+        references=(PINTOR, ATHALYE),
+    ),
+    Kind(
+        "success-does-not-grow",
+        "A larger budget breaks no more images",
+        "critical",
+        "Some images fall at the budget, and at three times that hardly any more, while many stand. Distances of "
+        "adversarials spread out, so a working attack breaks more and more images as the budget grows. On those that "
+        "stand the attack is blind. They then get long attacks and a search without gradients.",
+        "Look at the images that stand: their gradients vanish or mislead.",
+        undermines=True,
+        references=(CARLINI, ATHALYE),
+    ),
+    Kind(
+        "more-steps-help",
+        "More steps or restarts break more images",
+        "warning",
+        "The longest attack of the evaluation was run again with four times the steps and twice the restarts on a "
+        "sample of what stood, and broke at least a point more of all images (incomplete optimisation, one of the "
+        "six indicators of attack failure). The audit went on in this way until it no longer helped, and gave everyone "
+        "the attack that it ended with; the finding stays open where three rounds were not enough.",
+        "Attack with more steps, larger ones, more restarts; or choose a higher effort.",
+        undermines=True,
+        references=(PINTOR, CARLINI),
+    ),
+    Kind(
+        "transfer-wins",
+        "An attack on another model breaks images that gradients could not",
+        "critical",
+        "A small net learnt from the model's answers, and adversarials made on that net broke images that every attack "
+        "with the model's own gradient had left: at least one point of all images. The model's gradient is masked. All "
+        "that stood got the same adversarials, long attacks and a search without gradients.",
+        "Look for what hides the gradient (rounding, randomness, saturation) and attack around it.",
+        undermines=True,
+        references=(PAPERNOT, ATHALYE, CARLINI),
+    ),
+    Kind(
+        "surrogate-only",
+        "The attacks never asked this model",
+        "critical",
+        "Attacks that work with gradients made their adversarials without one pass through this model, so they were "
+        "made on another one: what they leave standing says how badly adversarials transfer (transfer failure, one of"
+        " the six indicators of attack failure), not how robust the model is. The audit's own long attacks on this "
+        "model follow.",
+        "Attack the model itself, and the whole of it.",
+        undermines=True,
+        references=(PINTOR, CARLINI),
+    ),
+    Kind(
+        "silent-success",
+        "An attack found adversarials and did not return them",
+        "warning",
+        "On its way the attack showed the model points within the budget that it got wrong, and returned others "
+        "(silent success, one of the six indicators of attack failure): it keeps its last iterate instead of its "
+        "best. The audit looked at every point that the attack showed the model, and counted those.",
+        "Return the best iterate of every image, not the last.",
+        undermines=True,
+        references=(PINTOR,),
     ),
 )

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sparring.auditing.findings import FINDINGS
+from sparring.auditing.gradients import precision, stability
 from sparring.auditing.report import Finding
 from sparring.batching import laid_out
 from sparring.black_box import BlackBox, access_of
@@ -72,6 +73,7 @@ def preflight(
         gradient, differentiable = _gradient(attacked, images[:batch_size], labels[:batch_size])
         findings += gradient
         if differentiable and not any(f.code == "random-outputs" for f in findings):
+            findings += stability(attacked, images[:batch_size], labels[:batch_size], bounds)
             findings += _misleading(attacked, images[:batch_size], labels[:batch_size], bounds)
     clean = proportion(int((logits.argmax(1) == labels).sum()), len(labels))
     return Preflight(attacked, adapted, tuple(findings), differentiable, logits.shape[1], clean)
@@ -205,8 +207,9 @@ def _misleading(model: Model, images: Tensor, labels: Tensor, bounds: tuple[floa
     """
     goal = Untargeted(labels)
     grad = _input_gradient(model, images, labels, margin)
+    lost = precision(model, images, labels, grad)
     if not bool((grad != 0).any()):
-        return []
+        return lost
     ratios = {}
     for share in (0.005, 0.02):
         step = share * (bounds[1] - bounds[0]) * grad.sign()
@@ -216,10 +219,11 @@ def _misleading(model: Model, images: Tensor, labels: Tensor, bounds: tuple[floa
         promised = (grad * (up - down)).flatten(1).sum(1)
         ratios[share] = float((rise / promised.clamp_min(1e-30)).nanmedian())
     if all(ratio >= MISLEADS_BELOW for ratio in ratios.values()):
-        return []
+        return lost
     measured = ", ".join(f"{ratio:.2f} at steps of {share:g} of the range" for share, ratio in ratios.items())
     return [
-        FINDINGS["gradient-misleads"].found(f"measured change by promised change, median of {len(images)}: {measured}")
+        *lost,
+        FINDINGS["gradient-misleads"].found(f"measured change by promised change, median of {len(images)}: {measured}"),
     ]
 
 

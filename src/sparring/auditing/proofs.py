@@ -124,7 +124,7 @@ class _Prover:
 
     def least(self, rows: Sequence[int], budgets: Sequence[float], *, told: bool = False) -> Tensor:
         """The least margins, on the CPU."""
-        size, found = self.bounder.at_once(), []
+        size, found = self.bounder.at_once(self.task.images[0:1].to(self.task.device)), []
         for start in range(0, len(rows), size):
             part = list(rows[start : start + size])
             images = Subset(self.task.images, part)[0 : len(part)].detach().to(self.task.device)

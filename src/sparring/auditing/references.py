@@ -21,3 +21,8 @@ ATHALYE = Reference(
     url="https://arxiv.org/abs/1802.00420",
 )
 CROCE = Reference(label="Croce & Hein 2020, AutoAttack", url="https://arxiv.org/abs/2003.01690")
+PINTOR = Reference(label="Pintor et al. 2022, Indicators of Attack Failure", url="https://arxiv.org/abs/2106.09947")
+PAPERNOT = Reference(
+    label="Papernot et al. 2017, Practical Black-Box Attacks against Machine Learning",
+    url="https://arxiv.org/abs/1602.02697",
+)

@@ -14,6 +14,7 @@ from sparring.auditing.plain import Curve as Curve
 from sparring.auditing.plain import CurvePoint as CurvePoint
 from sparring.auditing.plain import Interval as Interval
 from sparring.auditing.plain import Plain as Plain
+from sparring.diagnosis.result import Diagnosis
 from sparring.errors import InputError
 from sparring.evaluation import Record
 
@@ -232,6 +233,7 @@ class Report(Plain):
     curves: tuple[Curve, ...] = ()
     cost: CostCurve | None = None
     visibility: Visibility | None = None
+    diagnosis: Diagnosis | None = None
     classes: tuple[ClassRow, ...] = ()
     pictures: tuple[Picture, ...] = ()
     findings: tuple[Finding, ...] = ()

@@ -32,6 +32,13 @@ def compare(
             "--transform", "-t", help="One more row, this in front of the model: --transform bit_depth:bits=3+median."
         ),
     ] = None,
+    against: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Another model beside the declared one, SPEC or SPEC@weights.safetensors, without defenses: "
+            "--against nets:wide@wide.safetensors; repeat it.",
+        ),
+    ] = None,
     ablate: Annotated[
         bool, typer.Option("--ablate", help="Also evaluate the first stack without each of its layers.")
     ] = False,
@@ -47,7 +54,7 @@ def compare(
     ] = None,
     quiet: o.QuietFlag = False,
 ) -> None:
-    """Attack several stacks the same way and say what each of them, and each layer, is worth.
+    """Attack several stacks the same way and say what each of them, and each layer, is worth; or several models.
 
     Examples:
       sparring compare --ablate
@@ -55,8 +62,15 @@ def compare(
       sparring compare -m digits-cnn -n 50 --eps 0.1 --effort quick -t jpeg:quality=75 -t median --report compare.html
 
       sparring compare jpeg.toml squeezing.toml
+
+      sparring compare -m digits-cnn --against digits-cnn -n 50 --eps 0.1 --effort quick
     """
     o.check_reports(report or ())
+    if against:
+        if configs or transform or ablate:
+            raise ConfigError("--against compares models: leave out other declarations, --transform and --ablate")
+        _models(o.declared(None, **flags.values), against, effort, report or (), quiet=quiet)
+        return
     settings = [o.declared(path, **flags.values) for path in (configs or (None,))]
     if configs is None and settings[0].config.stack is None and not transform:
         raise ConfigError("there is nothing to compare: add [stack] to sparring.toml, name files, or give --transform")
@@ -89,6 +103,42 @@ def compare(
         rendered.terminal(compared, Console())
     for path in report or ():
         text = rendered.html(compared) if path.suffix.lower() == ".html" else compared.to_json()
+        write_whole(path, text.encode("utf-8", errors="replace"))
+        typer.echo(f"saved {path}")
+
+
+def _models(declared: o.Declared, against: Sequence[str], effort: str, reports: Sequence[Path], *, quiet: bool) -> None:
+    """The declared model and others on its data, under its threat."""
+    from rich.console import Console
+
+    from sparring.diagnosis.comparison import compare_models
+    from sparring.files import write_whole
+    from sparring.loading import declared_model, merge
+    from sparring.reports import models as rendered
+
+    config, assumed = subject.with_defaults(declared.config)
+    show.assumptions(() if quiet else assumed)
+    loaded = subject.load(config)
+    tried = {loaded.model_name: loaded.model}
+    for text in against:
+        spec, _, weights = text.partition("@")
+        bare = config.model_copy(update={"model": config.model and config.model.model_copy(update={"weights": None})})
+        name = text if text not in tried else f"{text} ({len(tried) + 1})"
+        tried[name] = declared_model(merge(bare, model=spec, weights=weights or None))
+    told = None if quiet else lambda name: typer.echo(name, err=True)
+    found = compare_models(
+        tried,
+        loaded.data.images,
+        loaded.data.labels,
+        loaded.threat,
+        effort=effort,
+        seed=config.audit.seed,
+        progress=told,
+    )
+    if not quiet:
+        rendered.terminal(found, Console())
+    for path in reports:
+        text = rendered.html(found) if path.suffix.lower() == ".html" else found.model_dump_json(indent=1) + "\n"
         write_whole(path, text.encode("utf-8", errors="replace"))
         typer.echo(f"saved {path}")
 

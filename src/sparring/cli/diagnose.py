@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sparring.cli import options as o
 from sparring.cli import show, subject
+from sparring.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 @o.with_subject(but=["batch_size"])
@@ -27,6 +31,13 @@ def diagnose(
             min=0,
         ),
     ] = 0,
+    bpda: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A part of the model that blocks the gradient, and what stands in for it backward, an import path or "
+            "identity: --bpda jpeg=identity; repeat it.",
+        ),
+    ] = None,
     report: Annotated[
         list[Path] | None, typer.Option(help="A file to write, .html or .json, --report diagnosis.html; repeat it.")
     ] = None,
@@ -38,6 +49,8 @@ def diagnose(
       sparring diagnose -m digits-cnn --eps 0.1 --report diagnosis.html
 
       sparring diagnose -m digits-cnn -n 100 --eps 0.1 --sample 32 --queries 500
+
+      sparring diagnose -m digits-cnn --eps 0.1 --bpda 1=identity
     """
     o.check_reports(report or ())
     settings, assumed = subject.with_defaults(flags.declared().config)
@@ -50,7 +63,7 @@ def diagnose(
     from sparring.reports import diagnosis as rendered
 
     found = explained(
-        loaded.model,
+        _around(loaded.model, bpda or ()),
         loaded.data.images,
         loaded.data.labels,
         loaded.threat,
@@ -69,9 +82,28 @@ def diagnose(
         typer.echo(f"saved {path}")
 
 
+def _around(model: Any, named: Sequence[str]) -> Any:
+    """The model, with the gradient led around the parts that were named."""
+    if not named:
+        return model
+    from pkgutil import resolve_name
+
+    from sparring.loading.factories import importable
+    from sparring.surrogates import IDENTITY
+    from sparring.surrogates import bpda as led_around
+
+    stand_ins: dict[str, Any] = {}
+    for text in named:
+        name, separator, way = text.partition("=")
+        if not separator or not name or not way:
+            raise ConfigError(f"--bpda is written NAME=identity or NAME=package.module:function, got {text!r}")
+        try:
+            with importable(Path.cwd()):
+                stand_ins[name] = way if way == IDENTITY else resolve_name(way)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise ConfigError(f"--bpda {text}: {error}") from error
+    return led_around(model, stand_ins)
+
+
 def _told(section: str) -> None:
-    sys.stderr.write(f"{section}\n")
-
-
-def _tell(section: str) -> None:
     sys.stderr.write(f"{section}\n")

@@ -8,14 +8,14 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from sparring.attacks import PGD
+from sparring.attacks import FGSM, PGD
 from sparring.black_box import access_of
 from sparring.diagnosis.blockers import traced
 from sparring.diagnosis.health import health, training_bias
-from sparring.diagnosis.landscape import directions, failure, landscape
+from sparring.diagnosis.landscape import between, directions, failure, landscape
 from sparring.diagnosis.lipschitz import sensitivity
 from sparring.diagnosis.repair import blocking
-from sparring.diagnosis.result import Diagnosis
+from sparring.diagnosis.result import Diagnosis, Landscape
 from sparring.diagnosis.taylor import DUAL, first_order
 from sparring.diagnosis.transfer import distilled, transfer_matrix
 from sparring.errors import UnsupportedError
@@ -24,6 +24,8 @@ from sparring.goal import Untargeted
 from sparring.model import Model, frozen_eval, logits_of, model_name
 from sparring.threat import Threat, ThreatModel
 
+PLANE = (PGD(steps=20, loss="margin", early_stop=False), FGSM())
+"""Two attacks whose ways span a picture of the loss."""
 SAMPLE = 128
 """Images, drawn with the seed, for the sections that look at each image many times."""
 
@@ -44,7 +46,8 @@ def diagnose(
     """Why `model` falls: first-order picture, sensitivity, gradient health, training bias, landscapes, transfer.
 
     images: (N, C, H, W) in the threat's box, of which at most `sample` are looked at; labels: int64 (N,). threat: an
-    linf, l2 or l1 `ThreatModel`. landscapes: images with pictures of the loss around them. queries: with more than 0, a
+    linf, l2 or l1 `ThreatModel`. landscapes: images with two pictures of the loss around them, in the
+    plane of the gradient and a random direction and in that of two attacks. queries: with more than 0, a
     surrogate learns from that many of the target's answers and is attacked. surrogates: other models by name, for the
     matrix of transfers. progress: called with the name of each section.
 
@@ -76,9 +79,9 @@ def diagnose(
         moved = PGD(steps=20, loss="margin")(model, x, Untargeted(y), threat)
         fell = failure(model, x, moved, y)
         planes = [
-            landscape(model, x[i], y[i], directions(model, x[i], y[i], threat, seed), threat.bounds, index=rows[i])
-            for i in range(min(landscapes, len(rows)))
+            plane for i in range(min(landscapes, len(rows))) for plane in _planes(model, x[i], y[i], threat, seed)
         ]
+        planes = [plane.model_copy(update={"index": rows[k // 2]}) for k, plane in enumerate(planes)]
         tell("transfer")
         others = dict(surrogates or {})
         if queries:
@@ -107,6 +110,17 @@ def diagnose(
         transfer=tuple(t for t in transfer if t.target == "target" and t.surrogate != "target"),
         blocked=blocked,
         notes=notes,
+    )
+
+
+def _planes(model: Model, image: Tensor, label: Tensor, threat: ThreatModel, seed: int) -> tuple[Landscape, Landscape]:
+    """Gradient and a random direction; and the ways of two attacks."""
+    two = tuple(attack for attack in PLANE if threat.norm in attack.threats)
+    names = (str(two[0]), f"{two[1]}, at right angles")
+    ways = between(model, image, label, threat, two)
+    return (
+        landscape(model, image, label, directions(model, image, label, threat, seed), threat.bounds),
+        landscape(model, image, label, ways, threat.bounds, names=names),
     )
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from sparring.attacks import Attack
 from sparring.diagnosis.result import Failure, Landscape
 from sparring.diagnosis.taylor import gradient, losses_of
+from sparring.goal import Untargeted
 from sparring.model import Model, frozen_eval, logits_of
 from sparring.norms import per_image
 from sparring.threat import ThreatModel
@@ -28,6 +31,19 @@ def directions(model: Model, image: Tensor, label: Tensor, threat: ThreatModel, 
     second = torch.randn(first.shape, generator=generator).to(first)
     second = second - first * (first * second).sum() / first.square().sum().clamp_min(1e-30)
     return first[0], (second * first.norm() / second.norm().clamp_min(1e-30))[0]
+
+
+def between(
+    model: Model, image: Tensor, label: Tensor, threat: ThreatModel, attacks: Sequence[Attack]
+) -> tuple[Tensor, Tensor]:
+    """Where two attacks take one image (C, H, W): the first one's perturbation, and the second's at right angles to it,
+    both in full length.
+    """
+    goal = Untargeted(label[None])
+    first, second = (attack(model, image[None], goal, threat)[0] - image for attack in attacks)
+    apart = second - first * (first * second).sum() / first.square().sum().clamp_min(1e-30)
+    length = torch.maximum(first.norm(), second.norm())
+    return first * length / first.norm().clamp_min(1e-30), apart * length / apart.norm().clamp_min(1e-30)
 
 
 def landscape(

@@ -56,12 +56,12 @@ def repaired(model: Model, images: Tensor, labels: Tensor, threat: ThreatModel) 
     with torch.random.fork_rng(devices=[]), frozen_eval(model):
         check_classes(Untargeted(labels), _answers(model, images).shape[1])
         trace = traced(model, images, labels)
-        own = _left(model, images, labels, threat)
+        own = margin_left(model, images, labels, threat)
         best: tuple[float, Detoured] | None = None
         for detours in candidates(model, trace, images):
             try:
                 detoured = Detoured(model, detours, images)
-                left = _left(detoured, images, labels, threat)
+                left = margin_left(detoured, images, labels, threat)
             except (SparringError, RuntimeError):
                 continue
             if left is not None and (best is None or left < best[0]):
@@ -130,7 +130,7 @@ def _equal(first: Tensor | None, second: Tensor | None) -> bool:
     return first is not None and second is not None and torch.equal(first, second)
 
 
-def _left(model: Model, images: Tensor, labels: Tensor, threat: ThreatModel) -> float | None:
+def margin_left(model: Model, images: Tensor, labels: Tensor, threat: ThreatModel) -> float | None:
     """The mean over images of the smallest margin on the way of a short attack; None without a gradient."""
     region, points = threat.around(images), images
     smallest = class_margin(_answers(model, images), labels)

@@ -162,3 +162,44 @@ class Diagnosis(Plain):
     transfer: tuple[Transfer, ...]
     blocked: tuple[str, ...]
     notes: tuple[str, ...]
+
+
+class Share(Plain):
+    """A proportion with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+class ModelRow(Plain):
+    """One of several models. steepness: the median over images of the largest gradient norm of a lead f_y - f_j there;
+    layer_norms: the product of its layers' l2 norms (None where it is no chain of known ones); flat_units: the largest
+    share of units at zero slope of any activation, that of layer `flattest`; milliseconds: of one image in a batch;
+    passes: what the attacks spent on an image.
+    """
+
+    name: str
+    parameters: int | None
+    multiplications: float | None
+    milliseconds: float
+    clean: Share
+    robust: Share
+    warnings: tuple[str, ...]
+    steepness: float
+    layer_norms: float | None
+    zero_gradients: float
+    flat_units: float
+    flattest: str | None
+    passes: float
+
+
+class Models(Plain):
+    """Several models on the same images under the same threat."""
+
+    schema_version: str = SCHEMA_VERSION
+    threat: str
+    images: int
+    effort: str
+    rows: tuple[ModelRow, ...]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console, RenderableType
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 PLOTS = 4
 LEVELS = 8
+CELLS = 56
 Rows = list[tuple[str, str]]
 
 
@@ -46,7 +47,8 @@ def html(found: Diagnosis) -> str:
     lines = [(line.index, line_plot(line, f"line{line.index}")) for line in found.first_order.lines[:PLOTS]]
     planes = [(p, landscape_plot(p, f"plane{i}")) for i, p in enumerate(found.landscapes)]
     page = _environment().get_template("diagnosis.html.j2")
-    return page.render(found=found, sections=[s for s in sections(found) if s[1]], lines=lines, planes=planes)
+    tables, where = [s for s in sections(found) if s[1]], saliency(found.failure.where)
+    return page.render(found=found, sections=tables, lines=lines, planes=planes, saliency=where)
 
 
 def _blocks(found: Diagnosis, pen: Pen) -> Iterator[RenderableType]:
@@ -123,6 +125,29 @@ def _failure(found: Diagnosis) -> Rows:
     return rows + [(f"class {a} taken for {b}", str(count)) for a, b, count in f.turned[:5]]
 
 
+def saliency(where: Sequence[Sequence[float]]) -> str:
+    """Where perturbations act, as at most 56 by 56 squares, the darker the more; empty where nothing is."""
+    step = max(1, -(-max(len(where), len(where[0]) if where else 0) // CELLS))
+    rows = [_means(where[i : i + step], step) for i in range(0, len(where), step)]
+    most = max((max(row) for row in rows if row), default=0.0)
+    if most <= 0:
+        return ""
+    squares = "".join(
+        f'<rect x="{x}" y="{y}" width="1.02" height="1.02" fill-opacity="{value / most:.2f}"/>'
+        for y, row in enumerate(rows)
+        for x, value in enumerate(row)
+    )
+    title = f"Mean absolute change per pixel, at most {numbers.significant(most)}"
+    box = f'viewBox="0 0 {len(rows[0])} {len(rows)}" role="img" aria-label="{title}"'
+    return f'<svg {box} style="width: 100%; fill: var(--s1)"><title>{title}</title>{squares}</svg>'
+
+
+def _means(rows: Sequence[Sequence[float]], step: int) -> list[float]:
+    """Several rows as one, as many values as one."""
+    columns = [sum(values) / len(rows) for values in zip(*rows, strict=True)]
+    return [sum(columns[i : i + step]) / len(columns[i : i + step]) for i in range(0, len(columns), step)]
+
+
 def line_plot(line: Line, key: str) -> str:
     """The true loss along FGSM's direction with both first-order lines."""
     with svg.settings():
@@ -155,7 +180,12 @@ def landscape_plot(plane: Landscape, key: str) -> str:
             axes.contour(ticks, ticks, inside, levels=[0.5], colors=[svg.COLOURS["ink"]], linewidths=1.2)
         axes.plot([0], [0], marker="o", color=svg.COLOURS["ink"])
         text = f"Loss from {low:.3g} to {high:.3g} around image {plane.index}; lines are borders between classes."
-        return svg.inline(figure, key=key, title=f"Loss around image {plane.index}", description=text)
+        return svg.inline(
+            figure,
+            key=key,
+            title=f"Loss around image {plane.index}: {plane.first} and {plane.second}",
+            description=text,
+        )
 
 
 def _axes() -> tuple[Figure, Axes]:

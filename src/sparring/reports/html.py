@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
     from markupsafe import Markup
 
+Sections = list[tuple[str, list[tuple[str, str]]]]
 CLASS_LIMIT = 20
 COST_ROWS = 8
 CHANGED_LIMIT = 20
@@ -35,6 +36,7 @@ def render(report: Report) -> str:
         fate=selections.fate(report),
         charts=[_curve_chart(group, f"curve{i}") for i, group in enumerate(selections.curve_groups(report))],
         bracket=_bracket(report),
+        diagnosis=_diagnosis(report),
         fates=wording.fates(report),
         changed_limit=CHANGED_LIMIT,
         cost=_cost(report.cost),
@@ -114,6 +116,17 @@ def _curve_chart(group: selections.CurveGroup, key: str) -> CurveChart:
     plot = plots.curve_plot(group.curves, key=key, budget=group.budget)
     rows = tuple((numbers.eps_text(eps, group.norm), at, tuple(map(_cell, cells))) for eps, at, cells in group.rows())
     return CurveChart(group.norm, numbers.sample_size(group.intervals), plot, rows)
+
+
+def _diagnosis(report: Report) -> tuple[Sections, list[tuple[int, str]]]:
+    """Tables of the diagnosis, and the loss along FGSM's direction of an image."""
+    from sparring.reports import diagnosis  # its own page takes the environment from here
+
+    if report.diagnosis is None:
+        return [], []
+    lines = report.diagnosis.first_order.lines[:1]
+    tables = [section for section in diagnosis.sections(report.diagnosis) if section[1]]
+    return tables, [(line.index, diagnosis.line_plot(line, "diagnosis")) for line in lines]
 
 
 def _bracket(report: Report) -> CurveChart | None:

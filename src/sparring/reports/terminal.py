@@ -23,7 +23,7 @@ _TONES = {"critical": "bold red", "warning": "yellow", "note": "cyan"}
 def render(report: Report, console: Console) -> None:
     """Print the report. Text from the report is never read as markup or as control codes."""
     pen = Pen.of(console)
-    blocks = (_head, _scores, _comparison, _attacker, _stages, _findings, _curves, _classes)
+    blocks = (_head, _scores, _comparison, _attacker, _stages, _findings, _curves, _why, _classes)
     for position, block in enumerate(blocks):
         renderables = list(block(report, pen))
         if position and renderables:
@@ -199,6 +199,13 @@ def _curves(report: Report, pen: Pen) -> Iterator[RenderableType]:
     seen = report.visibility
     for sentence in (summary, *([wording.visibility(seen), wording.survival(seen)] if seen else [])):
         if sentence:
+            yield pen.line((sentence, ""))
+
+
+def _why(report: Report, pen: Pen) -> Iterator[RenderableType]:
+    if report.diagnosis is not None:
+        yield pen.title(f"Why it falls ({numbers.counted(report.diagnosis.images, 'image')})")
+        for sentence in wording.diagnosis(report.diagnosis):
             yield pen.line((sentence, ""))
 
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from sparring.auditing.report import Attacker, Bracket, Changed, Comparison, CostCurve, Report, Visibility
 from sparring.reports import numbers
 from sparring.reports.selections import undermining
+
+if TYPE_CHECKING:
+    from sparring.diagnosis.result import Diagnosis
 
 CAUTION = "The interval covers the sampling of images, not attacks that were too weak."
 NO_FINDINGS = "No findings: none of the checks that ran raised anything. That is no proof of robustness."
@@ -114,6 +118,21 @@ def bracket(found: Bracket) -> str:
     return (
         f"True robust accuracy on these images: at least {low} (proved by {found.method}), at most {high} ({images})."
     )
+
+
+def diagnosis(found: Diagnosis) -> list[str]:
+    """Why the model falls, in three lines."""
+    first, sensitive, healthy = found.first_order, found.sensitivity, found.health
+    pays = "nowhere up to twice the budget" if first.stops_paying is None else f"from eps {first.stops_paying:.3g}"
+    steepest = max(sensitive.lower, default=0.0)
+    bound = "" if sensitive.ratio is None else f", layer norms allow {numbers.significant(sensitive.ratio)} times that"
+    flat = f"{numbers.percent(healthy.zero)} have a zero gradient" if healthy.zero else "every image has a gradient"
+    return [
+        f"Ten small steps beat one {pays}; FGSM lowered the loss of {len(first.lowered)} images.",
+        f"A change of length 1 moves the margin by {numbers.significant(steepest)} at the steepest place seen{bound}.",
+        f"{flat[0].upper()}{flat[1:]}; neighbours' gradients agree to {healthy.agreement:.2f}; the strongest of three "
+        f"losses is {healthy.recommended_loss}.",
+    ]
 
 
 def spared(found: Bracket) -> str:
