@@ -36,6 +36,15 @@ MASKING = {
     "unbounded-survivors",
     "gradient-free-wins",
     "search-found-more",
+    "gradient-underflow",
+    "unstable-loss",
+    "success-does-not-grow",
+    "more-steps-help",
+    "transfer-wins",
+    "surrogate-only",
+    "silent-success",
+    "stronger-attack-found",
+    "certificate-contradicted",
 }
 ACTIVATIONS = (nn.ReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.ELU)
 THREAT = sp.ThreatModel("linf", 0.1)

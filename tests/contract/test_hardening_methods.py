@@ -55,7 +55,7 @@ def test_points_are_allowed_and_the_same_again(name: str, norm: str) -> None:
     assert measured(first - IMAGES, norm).max() <= reach(method) * BUDGETS[norm] * (1 + 1e-5)
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if name not in ("clean", "free", "certified")])
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in ("clean", "free", "certified", "gaussian")])
 def test_points_are_worse_than_the_images(name: str, digits_net: nn.Module, digits_data: tuple[Tensor, Tensor]) -> None:
     """An ascent that went downhill would train a model for nothing."""
     images, labels = (part[:60] for part in digits_data)

@@ -136,6 +136,28 @@ def test_certified_radii_come_near_the_exact_ones() -> None:
     assert float((found / exact).median()) >= 0.5
 
 
+@pytest.mark.slow
+def test_certified_radii_come_near_the_exact_ones_on_more_nets() -> None:
+    """Of 24 images and three nets: never beyond, and the median at least half."""
+    images, labels = digits()
+    shares = []
+    for seed, hidden in enumerate((6, 8, 10)):
+        with forked_seed(seed):
+            net = nn.Sequential(nn.Flatten(), nn.Linear(64, hidden), nn.ReLU(), nn.Linear(hidden, 10))
+        train(net, images[:1000], labels[:1000], 20)
+        x, y = images[1000:1060], labels[1000:1060]
+        right = net(x).argmax(1) == y
+        x, y, net = x[right][:8].double(), y[right][:8], net.double()
+        found = sp.certify(net, x, y, sp.ThreatModel("linf", 0.15), radius=14).radius
+        assert found is not None
+        for i in range(len(x)):
+            exact = min(exact_radius(net, x[i], int(y[i]), j, 0.35) for j in range(10) if j != y[i])
+            assert float(found[i]) <= exact + 1e-4
+            shares.append(float(found[i]) / exact)
+    assert len(shares) >= 20
+    assert float(torch.tensor(shares).median()) >= 0.5
+
+
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 @pytest.mark.parametrize("method", ["ibp", "crown", "lipschitz"])
 def test_a_linear_model_is_certified_to_its_closed_form(norm: str, method: str) -> None:

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from sparring.certification import windows
 from sparring.certification.curves import Curve, ReLU
-from sparring.certification.layers import Conv, Dense, Input, Interval, Layer, MaxPool, Scale
+from sparring.certification.layers import Conv, Dense, Input, Interval, Layer, Scale
+from sparring.certification.pooling import MaxPool
 from sparring.certification.region import Domain, slack
 
 MEMORY, IN_CACHE = 2**25, 2**22

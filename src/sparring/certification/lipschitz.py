@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from sparring.certification.curves import Curve, ReLU
-from sparring.certification.layers import Concat, Conv, Dense, Gather, Input, Layer, MaxPool, Scale, Sum
+from sparring.certification.layers import Concat, Conv, Dense, Gather, Input, Layer, Scale, Sum
+from sparring.certification.pooling import MaxPool
 from sparring.errors import UnsupportedError
 
 SAFE = 1 + 1e-6

@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from sparring.certification.curves import SMOOTH, Curve, ReLU, Shape
-from sparring.certification.layers import Concat, Conv, Dense, Gather, Layer, MaxPool, Scale, Sum
+from sparring.certification.layers import Concat, Conv, Dense, Gather, Layer, Scale, Sum
+from sparring.certification.pooling import MaxPool
 from sparring.certification.reading import Place, Reading
 from sparring.errors import UnsupportedError
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     Report = Callable[[TrainingProgress], None]
 
 FOLDER = Path("sparring-hardened")
-METHODS = ("clean", "fgsm_mix", "fast", "n_fgsm", "free", "pgd", "trades", "mart", "certified")
+METHODS = ("clean", "fgsm_mix", "fast", "n_fgsm", "free", "pgd", "trades", "mart", "certified", "gaussian")
 SPLIT = ("digits", "mnist5k", "fashion-mnist")
 """Data sets that have a part to train on and a part to test on."""
 

@@ -6,6 +6,7 @@ from sparring.hardening.methods.clean import Clean
 from sparring.hardening.methods.fast import Fast
 from sparring.hardening.methods.fgsm_mix import FGSMMix
 from sparring.hardening.methods.free import Free
+from sparring.hardening.methods.gaussian import Gaussian
 from sparring.hardening.methods.mart import MART
 from sparring.hardening.methods.n_fgsm import NFGSM
 from sparring.hardening.methods.pgd import PGD
@@ -21,6 +22,7 @@ METHODS: dict[str, type[Method]] = {
     "trades": TRADES,
     "mart": MART,
     "certified": Certified,
+    "gaussian": Gaussian,
 }
 """Name to class. A new method is one new file and one line here."""
 
@@ -37,5 +39,6 @@ __all__ = [
     "FGSMMix",
     "Fast",
     "Free",
+    "Gaussian",
     "Method",
 ]
