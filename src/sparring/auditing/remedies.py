@@ -105,7 +105,7 @@ def escalated(
     if not any(attack.access == "gradients" for attack in request.used(evaluation)):
         battery = [attack for attack in battery if attack.access != "gradients"]
     ran = {stage.attack for stage in evaluation.stages if not stage.purpose}
-    chosen = [a for a in battery if request.threat.norm in a.threats and str(a) not in ran]
+    chosen = [a for a in dict.fromkeys(battery) if request.threat.norm in a.threats and str(a) not in ran]
     if not chosen:
         return evaluation
     more = request.again(left, chosen, "remedies: what still stands", keep=True)

@@ -168,8 +168,8 @@ _BLIND = (Square(queries=5000), HopSkipJump())
 EFFORTS: dict[str, Effort] = {
     "quick": Effort(
         about="A few dozen gradients per image, for the inner loop of development.",
-        everyone=(*_SWEEP, MultiTargeted(targets=2, steps=20)),
-        close=(MultiTargeted(targets=4, steps=30, random_start=True), APGD(steps=30, loss="margin")),
+        everyone=(*_SWEEP[:2], MultiTargeted(targets=2, steps=10)),
+        close=(MultiTargeted(targets=4, steps=30, random_start=True),),
         search=(Square(queries=100),),
         deep=(Square(queries=500),),
         noise=(RandomNoise(draws=3),),
