@@ -1,6 +1,7 @@
 """Diagnosing: repairs by hooks, random models, the call as a whole, the command."""
 
 import json
+from unittest import mock
 
 import pytest
 import torch
@@ -8,12 +9,15 @@ from torch import nn
 from typer.testing import CliRunner
 
 import sparring as sp
+from sparring.auditing import insight
 from sparring.cli import app
 from sparring.diagnosis.blockers import traced
 from sparring.diagnosis.detours import Detour, Detoured
+from sparring.diagnosis.lipschitz import lead_gradients
 from sparring.diagnosis.randomised import drawn
 from sparring.diagnosis.repair import blocking, repaired
 from sparring.diagnosis.transfer import distilled, transfer_matrix
+from sparring.reports import html
 
 THREAT = sp.ThreatModel("linf", 0.15)
 
@@ -143,13 +147,13 @@ def test_a_diagnosis_is_plain_data(net, data):
 
 
 def test_the_command_writes_both_forms(tmp_path):
-    html, plain = tmp_path / "d.html", tmp_path / "d.json"
+    page_file, plain = tmp_path / "d.html", tmp_path / "d.json"
     asked = ["diagnose", "-m", "digits-cnn", "-n", "20", "--eps", "0.1", "--sample", "8", "--landscapes", "1"]
-    done = CliRunner().invoke(app, [*asked, "--report", str(html), "--report", str(plain)])
+    done = CliRunner().invoke(app, [*asked, "--report", str(page_file), "--report", str(plain)])
     assert done.exit_code == 0, done.output
     assert "First-order picture" in done.output
     assert json.loads(plain.read_text())["images"] == 8
-    page = html.read_text()
+    page = page_file.read_text()
     assert page.count("<svg") == 7  # four lines, two planes, one map
     assert "at right angles" in page
     assert "Where perturbations act" in page
@@ -196,3 +200,26 @@ def test_models_are_compared_side_by_side(tmp_path, net):
     assert "Models side by side" in page.read_text()
     assert "flat.py:model" in done.output.replace("\n", "")
     assert isinstance(CliRunner().invoke(app, [*asked, *also, "--ablate"]).exception, sp.SparringError)
+
+
+def test_every_audit_holds_a_small_diagnosis(net, data):
+    few = (data[0][:20], data[1][:20])
+    report = sp.audit(net, *few, THREAT, attacks=["fgsm"])
+    assert report.diagnosis.images == 16
+    assert report.diagnosis.model == report.subject.model
+    assert sp.Report.model_validate_json(report.model_dump_json()) == report
+    assert "Why it falls" in html.render(report)
+    with mock.patch.object(insight, "WORK", 1e6):
+        assert sp.audit(net, *few, THREAT, attacks=["fgsm"]).diagnosis is None
+    assert sp.audit(lambda x: net(x), *few, THREAT, attacks=["fgsm"]).diagnosis is None
+
+
+def test_leads_over_many_classes_are_those_of_the_likeliest(data):
+    images, _ = data
+    torch.manual_seed(0)
+    wide = nn.Sequential(nn.Flatten(), nn.Linear(64, 60))
+    labels = wide(images).argmax(1)
+    weight = wide[1].weight.detach()
+    for x, y, found in zip(images, labels, lead_gradients(wide, images, labels), strict=True):
+        likely = wide(x[None])[0].topk(20).indices
+        assert float(found) == pytest.approx(float((weight[y] - weight[likely]).norm(dim=1).max()), rel=1e-5)

@@ -9,6 +9,7 @@ from sparring.auditing.preflight import Preflight
 from sparring.auditing.request import Request
 from sparring.black_box import access_of
 from sparring.diagnosis.diagnose import diagnose
+from sparring.diagnosis.lipschitz import RIVALS
 from sparring.diagnosis.result import Diagnosis
 from sparring.diagnosis.taylor import DUAL
 from sparring.diagnosis.work import forward_multiplications
@@ -36,7 +37,7 @@ def diagnosed(request: Request, ready: Preflight) -> Diagnosis | None:
         return None
     first = request.images[0:1]
     work = forward_multiplications(model, first.to(device_of(model, first)))
-    sample = min(SAMPLE, int(WORK // (work * (PASSES + PER_CLASS * ready.classes))))
+    sample = min(SAMPLE, int(WORK // (work * (PASSES + PER_CLASS * min(RIVALS, ready.classes)))))
     if sample < 1:
         return None
     try:

@@ -16,6 +16,8 @@ from sparring.model import Model, Normalised, OutputAdapter, frozen_eval, logits
 from sparring.threat import ThreatModel
 
 ITERATIONS = 500
+RIVALS = 20
+"""Classes that the leads of a label are looked at over, at most."""
 SLACK = 1e-4
 """Power iteration approaches a norm from below; in an upper bound it is raised by this share."""
 SLOPES: dict[type[nn.Module], float] = {
@@ -133,14 +135,18 @@ def _steps(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Module | floa
 
 
 def lead_gradients(model: Model, images: Tensor, labels: Tensor) -> Tensor:
-    """The largest l2 norm over j of the gradient of f_y - f_j (N,)."""
+    """The largest l2 norm over j of the gradient of f_y - f_j (N,); with more classes than `RIVALS`, over the classes j
+    that the model holds most likely.
+    """
     with torch.enable_grad():
         x = images.detach().clone().requires_grad_()
         logits = logits_of(model, x)
-        classes, own = logits.shape[1], logits.gather(1, labels[:, None])
+        own = logits.gather(1, labels[:, None])
+        rivals = logits.detach().topk(min(RIVALS, logits.shape[1]), 1).indices
         largest = torch.zeros(len(images), dtype=images.dtype, device=images.device)
-        for j in range(classes):
-            (grad,) = torch.autograd.grad((own[:, 0] - logits[:, j]).sum(), x, retain_graph=j < classes - 1)
+        for j in range(rivals.shape[1]):
+            lead = (own - logits.gather(1, rivals[:, j : j + 1])).sum()
+            (grad,) = torch.autograd.grad(lead, x, retain_graph=j < rivals.shape[1] - 1)
             largest = torch.maximum(largest, grad.flatten(1).norm(dim=1))
     return largest.detach()
 
