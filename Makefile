@@ -16,7 +16,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-system:          ## Debian packages that some tests use (browser, Fashion-MNIST); skipped without root
+system:          ## Debian packages that some tests use (browser, Fashion-MNIST, PostgreSQL); skipped without root
 	@scripts/system-packages.sh
 
 demo: setup      ## attack and audit a small classifier, open the report

@@ -3,7 +3,7 @@
 # them are skipped, saying so; with CI=true a missing part is a failure.
 set -euo pipefail
 
-packages=(chromium dataset-fashion-mnist)
+packages=(chromium dataset-fashion-mnist postgresql)
 
 missing=()
 for package in "${packages[@]}"; do

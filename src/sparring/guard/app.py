@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from sparring.guard.refusal import RefusedError
-from sparring.guard.routes import health, inference, predict
+from sparring.guard.routes import health, inference, pages, predict
 from sparring.guard.routes.answering import json_response, refused
 from sparring.guard.service import Guard
 
@@ -35,7 +35,7 @@ def create_app(guard: Guard) -> FastAPI:
         await guard.close()
 
     app = FastAPI(title="sparring guard", version="1", lifespan=lifespan, redoc_url=None)
-    for room in (predict, inference, health):
+    for room in (predict, inference, health, pages):
         app.include_router(room.router(guard))
     app.add_exception_handler(RefusedError, _refused)
     app.add_exception_handler(HTTPException, _http)

@@ -31,14 +31,16 @@ class Batcher(Generic[K, T]):
     """Runs `work` in one thread on lists of jobs of at most `most` images together.
 
     While the thread is busy, jobs gather. When it is free, the first job waits up to `wait` seconds, and only as long
-    as further requests are on their way (`expect`); so a lone client never waits. More than `queue_most` images waiting
-    are refused with 429.
+    as further requests are on their way (`expected`); so a lone client never waits. More than `queue_most` images
+    waiting are refused with 429. inline: work in the event loop's own thread instead, for work so short that handing it
+    over takes longer.
     """
 
     def __init__(
         self, work: Callable[[list[Job[K, T]]], list[T]], most: int = 64, wait: float = 0.002, queue_most: int = 512
     ) -> None:
         self.work, self.most, self.wait, self.queue_most = work, most, wait, queue_most
+        self.inline = False
         self.waiting = 0
         self.expected = 0
         self._jobs: deque[Job[K, T]] = deque()
@@ -66,7 +68,11 @@ class Batcher(Generic[K, T]):
         self.waiting += len(images)
         self._jobs.append(job)
         self._news.set()
-        result: T = await job.done
+        self.expected -= 1  # it is here now
+        try:
+            result: T = await job.done
+        finally:
+            self.expected += 1
         return result
 
     async def _run(self) -> None:
@@ -77,7 +83,11 @@ class Batcher(Generic[K, T]):
                 await self._gather(loop)
             jobs = self._taken()
             try:
-                results = await loop.run_in_executor(self._thread, self.work, jobs)
+                if self.inline:
+                    results = self.work(jobs)
+                    await asyncio.sleep(0)  # let what arrived meanwhile be read
+                else:
+                    results = await loop.run_in_executor(self._thread, self.work, jobs)
             except asyncio.CancelledError:
                 raise
             except Exception as error:  # noqa: BLE001 - whoever asked is told

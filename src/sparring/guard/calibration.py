@@ -19,7 +19,8 @@ IMAGES = 10_000
 def from_images(engine: Engine, data: Dataset, sessions: int, seed: int) -> Profile:
     """From `sessions` sessions made of the images of `data`."""
     images = data.images[0 : min(len(data.labels), IMAGES)]
-    return calibrate(engine, benign.sessions(images, sessions, torch.Generator().manual_seed(seed)))
+    generator = torch.Generator().manual_seed(seed)
+    return calibrate(engine, benign.sessions(images, sessions, generator), benign.scenes(images, generator))
 
 
 def from_records(engine: Engine, store: Store, days: float) -> Profile:

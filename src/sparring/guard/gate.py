@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import random
 import time
-import uuid
 from dataclasses import dataclass
 
 from starlette.requests import Request
@@ -44,7 +44,7 @@ def admit(guard: Guard, request: Request) -> Admitted:
         guard.door.check_pace(f"slow {caller.client}", 10, SLOW)
     if action == "challenge":
         _challenged(guard.key, caller.client, request, now)
-    return Admitted(caller, uuid.uuid4().hex, now, action == "label")
+    return Admitted(caller, f"{random.getrandbits(128):032x}", now, action == "label")
 
 
 async def body(guard: Guard, request: Request) -> bytes:

@@ -52,44 +52,66 @@ class Outcome:
         return found
 
 
+@dataclass(frozen=True, eq=False)
+class Columns:
+    """What events need of a whole batch, turned to plain values once."""
+
+    top: list[list[int]]
+    shares: list[list[float]]
+    scores: list[list[float]]
+    thumbnails: list[bytes]
+    embeddings: list[bytes]
+
+    @classmethod
+    def of(cls, answers: Answers) -> Columns:
+        """Of a batch's answers."""
+        prints = answers.prints
+        return cls(
+            top=answers.top.tolist(),
+            shares=answers.top_shares.tolist(),
+            scores=answers.scores.tolist(),
+            thumbnails=packed(prints.thumbnails),
+            embeddings=packed(prints.embeddings),
+        )
+
+
 def events(
-    engine: Engine, sender: Sender, outcome: Outcome, seen: Sequence[Seen], now: float, replica: str, action: str
+    engine: Engine, sender: Sender, rows: range, columns: Columns, seen: Sequence[Seen], now: float, replica: str
 ) -> list[Row]:
-    """One row per image. `action`: what the stack does with flagged ones."""
-    answers, rows = outcome.answers, []
-    for position, i in enumerate(outcome.rows):
-        one, flagged = seen[i], bool(answers.flagged[i])
-        rows.append(
-            {
+    """One row per image of one request, the `rows` of a batch."""
+    same: Row = {
+        "at": sender.at,
+        "client": sender.client,
+        "trace": sender.trace,
+        "replica": replica,
+        "model": engine.model_digest[:16],
+        "stack": engine.digest[:16],
+        "latency": now - sender.at,
+        "picture": False,
+    }
+    action, found = engine.stack.policy.flagged, []
+    for position, i in enumerate(rows):
+        one, shares = seen[i], columns.shares[i]
+        pairs = ", ".join(f"[{label}, {share:.4f}]" for label, share in zip(columns.top[i], shares, strict=True))
+        found.append(
+            same
+            | {
                 "key": event_key(sender.trace, position),
-                "at": sender.at,
-                "client": sender.client,
-                "trace": sender.trace,
-                "replica": replica,
-                "model": engine.model_digest[:16],
-                "stack": engine.digest[:16],
                 "label": one.label,
-                "top": _pairs(answers.top[i], answers.top_shares[i]),
-                "confidence": float(answers.confidence[i]),
+                "top": f"[{pairs}]",
+                "confidence": shares[0],
                 "margin": one.margin,
                 "rough": one.rough,
-                "scores": json.dumps(answers.scores[i].tolist()) if answers.scores.shape[1] else "[]",
-                "flagged": flagged,
-                "decision": action if flagged else "accept",
-                "thumbnail": packed(one.thumbnail),
-                "embedding": packed(one.embedding),
-                "latency": now - sender.at,
-                "picture": False,
+                "scores": json.dumps(columns.scores[i]) if columns.scores[i] else "[]",
+                "flagged": one.flagged,
+                "decision": action if one.flagged else "accept",
+                "thumbnail": columns.thumbnails[i],
+                "embedding": columns.embeddings[i],
             }
         )
-    return rows
+    return found
 
 
 def event_key(trace: str, position: int) -> str:
     """Of one image's event, which is also its reference for human review."""
     return f"{trace}-{position}"
-
-
-def _pairs(classes: np.ndarray, shares: np.ndarray) -> str:
-    pairs = zip(classes.tolist(), shares.tolist(), strict=True)
-    return "[" + ", ".join(f"[{label}, {share:.4f}]" for label, share in pairs) + "]"

@@ -6,6 +6,7 @@ import logging
 import sys
 
 import uvicorn
+from threadpoolctl import threadpool_limits
 
 from sparring.guard.app import create_app
 from sparring.guard.service import Guard
@@ -39,4 +40,5 @@ def server(guard: Guard, host: str, port: int) -> uvicorn.Server:
 def serve(guard: Guard, host: str, port: int) -> None:
     """Serve until SIGTERM or Ctrl-C."""
     logging.getLogger("sparring.guard").setLevel(logging.INFO)
-    server(guard, host, port).run()
+    with threadpool_limits(1, user_api="blas"):  # small products wait longer for a second thread than they take
+        server(guard, host, port).run()

@@ -8,6 +8,7 @@ import os
 import secrets
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from sparring.guard.events.store import Row, Store
 from sparring.guard.events.writer import Writer
 from sparring.guard.following import Follower, seen_again
 from sparring.guard.metrics import Metrics
-from sparring.guard.outcome import Outcome, Sender, event_key, events
+from sparring.guard.outcome import Columns, Outcome, Sender, event_key, events
 from sparring.guard.quarantine import Quarantine
 from sparring.guard.refusal import RefusedError
 from sparring.guard.watch.profile import Profile, seen_of
@@ -30,6 +31,8 @@ from sparring.guard.watch.watcher import EVERYONE, Alarm, Watcher
 from sparring.loading.guard_table import GuardTable
 
 LOG = logging.getLogger("sparring.guard")
+SHORT_BATCH, SHORT = 8, 0.004
+"""Where a batch of so many images takes less than so many seconds, the model runs in the event loop's thread."""
 CLOSE_CALL = 0.2
 """Difference of the two highest probabilities below which a picture is kept for review, where there is a quarantine."""
 
@@ -71,6 +74,7 @@ class Guard:
         self.batcher: Batcher[Sender, Outcome] = Batcher(
             self._work, settings.batch_most, settings.batch_wait, settings.queue_most
         )
+        self.batcher.inline = self.engine.seconds(SHORT_BATCH) < SHORT
         self.ready = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._reloading = threading.Lock()
@@ -123,28 +127,28 @@ class Guard:
         """One batch, in the model's thread."""
         engine, images = self.engine, together(jobs)
         answers = engine(images)
-        seen, now, at = seen_of(answers), time.time(), 0
+        seen, columns, now, at = seen_of(answers), Columns.of(answers), time.time(), 0
         self.metrics.batches.observe(len(images))
         outcomes = []
         for job in jobs:
             outcome = Outcome(answers, at, at + len(job.images), self._promise())
-            rows = events(engine, job.key, outcome, seen, now, self.replica, engine.stack.policy.flagged)
+            rows = events(engine, job.key, outcome.rows, columns, seen, now, self.replica)
             if self.quarantine is not None:
                 self._set_aside(job.images, rows, outcome)
-            if self.watcher is not None:
-                alarms = self.watcher.observe(job.key.client, seen[outcome.first : outcome.last], now)
-                self._notify(alarms)
             self._remember(rows, outcome)
             outcomes.append(outcome)
             at = outcome.last
+        if self.watcher is not None:
+            clients = [job.key.client for job in jobs for _ in range(len(job.images))]
+            self._notify(self.watcher.observe(clients, seen, now))
         return outcomes
 
     def _promise(self) -> asyncio.Future[bool] | None:
         return self._loop.create_future() if self.settings.events == "closed" and self._loop is not None else None
 
     def _remember(self, rows: list[Row], outcome: Outcome) -> None:
-        for row in rows:
-            self.metrics.images.labels(row["decision"]).inc()
+        for decision, count in Counter(row["decision"] for row in rows).items():
+            self.metrics.images.labels(decision).inc(count)
         promise, loop = outcome.stored, self._loop
         if promise is None or loop is None:
             self.writer.offer(rows)
@@ -172,7 +176,7 @@ class Guard:
     def _foreign(self, row: Row) -> None:
         """An event that another replica stored."""
         if self.watcher is not None and row["stack"] == self.engine.digest[:16]:
-            self._notify(self.watcher.observe(row["client"], [seen_again(row)], row["at"]))
+            self._notify(self.watcher.observe([row["client"]], [seen_again(row)], row["at"]))
 
     def _gauges(self) -> None:
         self.metrics.gauge("queue_images", "Images waiting for the model.", lambda: float(self.batcher.waiting))

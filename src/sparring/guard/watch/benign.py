@@ -25,6 +25,11 @@ def sessions(
             yield video(images, length, generator, still=number % 4 == 1)
 
 
+def scenes(images: Tensor, generator: torch.Generator, n: int = 300) -> Tensor:
+    """Different images, about twice as many as a client's window holds."""
+    return images[torch.randperm(len(images), generator=generator)[:n]]
+
+
 def video(images: Tensor, frames: int, generator: torch.Generator, still: bool = False) -> Tensor:
     """Frames of scenes from `images`, as a hand-held or a still camera sees them, stored with 8 bits.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import OrderedDict
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -22,57 +23,68 @@ class Crowd:
     def __init__(self) -> None:
         self._coarse = np.zeros((REMEMBERED, 0), np.float32)
         self._squares = np.full(REMEMBERED, np.inf, np.float32)
-        self._thumbs = np.zeros((REMEMBERED, 0), np.float16)
+        self._thumbs = np.zeros((REMEMBERED, 0), np.float32)
         self._clients = [""] * REMEMBERED
         self._scenes = [""] * REMEMBERED
         self._next = 0
         self._names = itertools.count(1)
         self.streams: OrderedDict[str, Stream] = OrderedDict()
 
-    def find(self, client: str, seen: Seen, limits: Limits, now: float) -> tuple[str, Stream] | None:
-        """Take an image in; the stream of its scene, if another client has sent a near-duplicate (no mere copy)."""
+    def find(
+        self, clients: Sequence[str], images: Sequence[Seen], limits: Limits, now: float
+    ) -> list[tuple[str, Stream] | None]:
+        """Take images in; for each the stream of its scene, if another client has sent a near-duplicate of it before
+        (no mere copy).
+        """
+        thumbs = np.stack([seen.thumbnail for seen in images])
         if not self._coarse.shape[1]:
-            self._begin(len(seen.thumbnail))
-        coarse = _averaged(seen.thumbnail, self._coarse.shape[1])
-        near, scene = self._nearest(coarse, seen.thumbnail, limits.radius), ""
-        if near >= 0:
-            scene = self._scenes[near]
-            if not scene and self._clients[near] != client:
-                scene = f"crowd-{next(self._names)}"
-        self._keep(client, seen, coarse, scene)
-        if not scene:
-            return None
+            self._begin(thumbs.shape[1])
+        coarse = _averaged(thumbs, self._coarse.shape[1])
+        nearest = (self._squares - 2 * (coarse @ self._coarse.T)).argmin(1).tolist()
+        exact = self._thumbs[nearest] - thumbs
+        distances = np.sqrt(np.einsum("ij,ij->i", exact, exact) / thumbs.shape[1]).tolist()
+        found = [
+            self._scene(client, row) if SAME <= distance < limits.radius else ""
+            for client, row, distance in zip(clients, nearest, distances, strict=True)
+        ]
+        self._keep(clients, thumbs, coarse, found)
+        return [None if not scene else (scene, self._stream(scene, now)) for scene in found]
+
+    def _begin(self, width: int) -> None:
+        self._coarse = np.zeros((REMEMBERED, min(COARSE, width)), np.float32)
+        self._thumbs = np.zeros((REMEMBERED, width), np.float32)
+
+    def _scene(self, client: str, row: int) -> str:
+        """Of the near-duplicate in `row`; a new one where that was another client's."""
+        if not self._clients[row]:
+            return ""
+        if not self._scenes[row] and self._clients[row] != client:
+            return f"crowd-{next(self._names)}"
+        return self._scenes[row]
+
+    def _stream(self, scene: str, now: float) -> Stream:
         stream = self.streams.pop(scene, None) or Stream()
         stream.last = now
         self.streams[scene] = stream
         if len(self.streams) > SCENES:
             self.streams.popitem(last=False)
-        return scene, stream
+        return stream
 
-    def _begin(self, width: int) -> None:
-        self._coarse = np.zeros((REMEMBERED, min(COARSE, width)), np.float32)
-        self._thumbs = np.zeros((REMEMBERED, width), np.float16)
-
-    def _nearest(self, coarse: np.ndarray, thumbnail: np.ndarray, radius: float) -> int:
-        """A near-duplicate's row; -1 where there is none, or only a copy of this very image."""
-        squares = self._squares - 2 * (self._coarse @ coarse) + coarse @ coarse
-        row = int(squares.argmin())
-        if not np.isfinite(squares[row]) or not self._clients[row]:
-            return -1
-        gap = self._thumbs[row].astype(np.float32) - thumbnail
-        distance = float(np.sqrt(gap @ gap / len(gap)))
-        return row if SAME <= distance < radius else -1
-
-    def _keep(self, client: str, seen: Seen, coarse: np.ndarray, scene: str) -> None:
-        at = self._next
-        self._coarse[at], self._squares[at], self._thumbs[at] = coarse, coarse @ coarse, seen.thumbnail
-        self._clients[at], self._scenes[at] = client, scene
-        self._next = (at + 1) % REMEMBERED
+    def _keep(self, clients: Sequence[str], thumbs: np.ndarray, coarse: np.ndarray, scenes: list[str]) -> None:
+        for first in range(0, len(thumbs), REMEMBERED):
+            rows = [(self._next + i) % REMEMBERED for i in range(len(thumbs[first : first + REMEMBERED]))]
+            part = slice(first, first + len(rows))
+            self._coarse[rows], self._thumbs[rows] = coarse[part], thumbs[part]
+            self._squares[rows] = np.einsum("ij,ij->i", coarse[part], coarse[part])
+            for row, client, scene in zip(rows, clients[part], scenes[part], strict=True):
+                self._clients[row], self._scenes[row] = client, scene
+            self._next = (rows[-1] + 1) % REMEMBERED
 
 
-def _averaged(row: np.ndarray, width: int) -> np.ndarray:
-    """A row of length P as `width` numbers: neighbours averaged where that divides, else the first of them."""
-    if len(row) % width == 0:
-        averaged: np.ndarray = row.reshape(width, -1).mean(1)
+def _averaged(rows: np.ndarray, width: int) -> np.ndarray:
+    """Rows of length P as `width` numbers each: neighbours averaged where that divides, else the first of them."""
+    n, length = rows.shape
+    if length % width == 0:
+        averaged: np.ndarray = rows.reshape(n, width, -1).mean(2)
         return averaged
-    return row[:width]
+    return rows[:, :width]

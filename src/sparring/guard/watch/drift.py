@@ -35,13 +35,12 @@ class Drift:
 
     def take(self, client: str, signs: dict[str, bool]) -> None:
         """Note one image's signs."""
-        if not any(sign in signs for sign in FOLLOWED):
+        if FOLLOWED[0] not in signs:  # they come together
             return
         own = self._clients.setdefault(client, {})
         for sign in FOLLOWED:
-            if sign in signs:
-                shown, count = own.get(sign, (0.0, 0.0))
-                own[sign] = (FORGET * shown + signs[sign], FORGET * count + 1)
+            shown, count = own.get(sign, (0.0, 0.0))
+            own[sign] = (FORGET * shown + signs[sign], FORGET * count + 1)
         self._clients.move_to_end(client)
         if len(self._clients) > REMEMBERED:
             self._clients.popitem(last=False)

@@ -9,7 +9,7 @@ from functools import cache
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d
+from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d, normalize
 
 SIDE = 16
 """Of a thumbnail, at most: low-pass enough to forget single pixels, fine enough to see a square move."""
@@ -30,7 +30,7 @@ class Prints:
 
 def thumbnails(images: Tensor) -> np.ndarray:
     """Grey, averaged to at most `SIDE` x `SIDE`, as float32 rows in [0, 1]."""
-    grey = images.mean(1, keepdim=True)
+    grey = _grey(images)
     side = (min(SIDE, grey.shape[2]), min(SIDE, grey.shape[3]))
     rows: np.ndarray = adaptive_avg_pool2d(grey, side).flatten(1).numpy()
     return rows
@@ -38,8 +38,7 @@ def thumbnails(images: Tensor) -> np.ndarray:
 
 def projected(features: Tensor) -> np.ndarray:
     """Unit rows (N, `WIDTH`): a fixed random projection keeps angles (Johnson & Lindenstrauss 1984)."""
-    rows = features.float() @ _directions(features.shape[1])
-    units: np.ndarray = (rows / rows.norm(dim=1, keepdim=True).clamp_min(1e-12)).numpy()
+    units: np.ndarray = normalize(features.float() @ _directions(features.shape[1])).numpy()
     return units
 
 
@@ -48,15 +47,19 @@ def roughness(images: Tensor) -> np.ndarray:
 
     A picture's flat parts are as rough as its camera's noise, whatever its texture elsewhere.
     """
-    grey = images.mean(1, keepdim=True)
+    grey = _grey(images)
     if max(grey.shape[2:]) > FINE:
         grey = adaptive_avg_pool2d(grey, (min(FINE, grey.shape[2]), min(FINE, grey.shape[3])))
     window = min(5, *grey.shape[2:])
-    mean, square = avg_pool2d(grey, window, 1), avg_pool2d(grey * grey, window, 1)
+    mean, square = avg_pool2d(torch.cat([grey, grey * grey]), window, 2).chunk(2)
     spread = (square - mean * mean).clamp_min(0).flatten(1).sqrt()
     rank = max(1, spread.shape[1] // 10)
     found: np.ndarray = spread.kthvalue(rank, 1).values.numpy()
     return found
+
+
+def _grey(images: Tensor) -> Tensor:
+    return images if images.shape[1] == 1 else images.mean(1, keepdim=True)
 
 
 @cache
@@ -74,9 +77,9 @@ def rounded(prints: Prints) -> Prints:
     )
 
 
-def packed(row: np.ndarray) -> bytes:
-    """A row of `rounded` prints as half floats."""
-    return row.astype("<f2").tobytes()
+def packed(rows: np.ndarray) -> list[bytes]:
+    """Rows of prints as half floats."""
+    return [row.tobytes() for row in rows.astype("<f2")]
 
 
 def unpacked(data: bytes) -> np.ndarray:

@@ -62,22 +62,24 @@ class Profile:
             raise DataError(f"{path} is not a profile; `sparring guard calibrate` writes one") from None
 
 
-def calibrate(engine: Engine, sessions: Iterable[Tensor]) -> Profile:
+def calibrate(engine: Engine, sessions: Iterable[Tensor], scenes: Tensor | None = None) -> Profile:
     """Learn from benign sessions, each the images (N, C, H, W) of one client in order.
 
-    Alarms are set beyond the most evidence that any of these sessions gathers. So the more sessions, and the more like
-    the real traffic, the fewer false alarms. Raises `InputError` for fewer than 20 sessions.
+    scenes: images of which no two show the same, by which near-duplicates are told from mere likeness; without them,
+    one image of each session, which is wrong where sessions share scenes. Alarms are set beyond the most evidence that
+    any of these sessions gathers. So the more sessions, and the more like the real traffic, the fewer false alarms.
+    Raises `InputError` for fewer than 20 sessions.
     """
     streams = [seen_of(engine(images)) for images in sessions]
-    return calibrated(streams, engine.digest)
+    return calibrated(streams, engine.digest, None if scenes is None else seen_of(engine(scenes)))
 
 
-def calibrated(streams: Sequence[Sequence[Seen]], stack: str) -> Profile:
+def calibrated(streams: Sequence[Sequence[Seen]], stack: str, scenes: Sequence[Seen] | None = None) -> Profile:
     """`calibrate` on images that were seen already."""
     streams = [stream for stream in streams if len(stream) > 1]
     if len(streams) < ENOUGH:
         raise InputError(f"{len(streams)} sessions of more than one image are too few to learn from: give {ENOUGH}")
-    limits = _limits(streams)
+    limits = _limits(streams, scenes or _one_of_each(streams))
     shown, asked = Counter[str](), Counter[str]()
     every = [_signs(stream, limits) for stream in streams]
     for signs in every:
@@ -100,33 +102,32 @@ def calibrated(streams: Sequence[Sequence[Seen]], stack: str) -> Profile:
 def seen_of(answers: Answers) -> list[Seen]:
     """The images of one call, as the watch sees them."""
     prints = rounded(answers.prints)
-    return [
-        Seen(prints.thumbnails[i], prints.embeddings[i], int(label), float(margin), float(rough), bool(flagged))
-        for i, (label, margin, rough, flagged) in enumerate(
-            zip(answers.labels, answers.margin, prints.rough, answers.flagged, strict=True)
-        )
-    ]
+    columns = (answers.labels, answers.margin, prints.rough, answers.flagged)
+    rows = zip(prints.thumbnails, prints.embeddings, *(column.tolist() for column in columns), strict=True)
+    return [Seen(*row) for row in rows]
 
 
 def _signs(stream: Sequence[Seen], limits: Limits) -> list[dict[str, bool]]:
-    follower = Stream()
-    return [follower.observe(seen, limits) for seen in stream]
+    return Stream().observe(stream, limits)
 
 
-def _limits(streams: Sequence[Sequence[Seen]]) -> Limits:
-    """Margin and roughness from everything, distances from images of different sessions, which are no duplicates."""
+def _limits(streams: Sequence[Sequence[Seen]], scenes: Sequence[Seen]) -> Limits:
+    """Margin and roughness from everything, distances from `scenes`, which are no duplicates."""
     everything = [seen for stream in streams for seen in stream]
     margin = float(np.quantile([seen.margin for seen in everything], QUANTILES["margin"]))
     rough = float(np.quantile([seen.rough for seen in everything], QUANTILES["rough"]))
-    distances, cosines = _between(streams)
+    distances, cosines = _between(scenes)
     radius = 0.9 * float(np.quantile(distances, QUANTILES["radius"]))
     return Limits(radius, float(np.quantile(cosines, QUANTILES["angle"])), margin, rough)
 
 
-def _between(streams: Sequence[Sequence[Seen]]) -> tuple[np.ndarray, np.ndarray]:
-    """Of one image of each session: distance to the nearest of the others (as many as a window holds), and cosine."""
+def _one_of_each(streams: Sequence[Sequence[Seen]]) -> list[Seen]:
     generator = torch.Generator().manual_seed(0)
-    picked = [stream[int(torch.randint(len(stream), (), generator=generator))] for stream in streams]
+    return [stream[int(torch.randint(len(stream), (), generator=generator))] for stream in streams]
+
+
+def _between(picked: Sequence[Seen]) -> tuple[np.ndarray, np.ndarray]:
+    """Of each image: the distance to the nearest other one, and the highest cosine of embeddings."""
     thumbs, embeds = np.stack([s.thumbnail for s in picked]), np.stack([s.embedding for s in picked])
     cosines = embeds @ embeds.T
     squares = (thumbs**2).sum(1)

@@ -49,8 +49,8 @@ def replayed(profile: Profile, found: list[Session], scale: Mapping[str, float])
     alarms: dict[str, list[str]] = defaultdict(list)
     for session in found:
         stream, raised = Stream(), set[str]()
-        for seen in session.images:
-            stream.add(stream.observe(seen, profile.limits), profile.limits)
+        for signs in stream.observe(session.images, profile.limits):
+            stream.add(signs, profile.limits)
             raised |= {
                 kind for kind, limit in profile.alarms.items() if stream.evidence[kind] > limit * scale.get(kind, 1.0)
             }

@@ -7,8 +7,10 @@ makes what is seen, and never falls below zero, so that an attack counts from wh
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,6 +19,8 @@ WINDOW = 128
 MOST = WINDOW + 32
 SAME = 2e-5
 """Thumbnails nearer than this (root mean square) are one image sent again: a retry, not a probe."""
+ROUNDING = 1e-3
+"""Of squared distances between thumbnails by way of a product, at most."""
 STRAIGHT = 0.95
 """Cosine of successive updates from which they count as one line."""
 HALF = (0.4, 0.6)
@@ -46,8 +50,7 @@ from its neighbour's. Of any two steps: they lie on one line and halve, as in bi
 """
 
 
-@dataclass(frozen=True)
-class Seen:
+class Seen(NamedTuple):
     """One image as the watch sees it."""
 
     thumbnail: np.ndarray
@@ -70,13 +73,23 @@ class Limits:
     rough: float
     rates: Mapping[str, float] = field(default_factory=dict)
 
-    def gain(self, sign: str, shown: bool, now: float = 0.0) -> float:
-        """How much likelier an attack makes this, as a logarithm. now: the sign's rate among all clients now, which
-        counts where it is higher than it was.
-        """
-        benign = min(max(self.rates.get(sign, RARE), now, RARE), 0.95)
-        likely = max(LIKELY[kind_of(sign)], min(0.98, 1.5 * benign))
-        return math.log(likely / benign) if shown else math.log((1 - likely) / (1 - benign))
+    @cached_property
+    def gains(self) -> dict[str, tuple[float, float]]:
+        """By sign: how much likelier an attack makes it, as a logarithm, where it is not shown and where it is."""
+        return {sign: _gains(kind_of(sign), rate) for sign, rate in self.rates.items()}
+
+    def gain(self, sign: str, shown: bool, now: float | None = None) -> float:
+        """That of one image. now: the sign's rate among all clients now, which counts where it is the higher one."""
+        if now is not None and now > self.rates.get(sign, RARE):
+            return _gains(kind_of(sign), now)[shown]
+        found = self.gains.get(sign)
+        return (found or _gains(kind_of(sign), RARE))[shown]
+
+
+def _gains(kind: str, rate: float) -> tuple[float, float]:
+    benign = min(max(rate, RARE), 0.95)
+    likely = max(LIKELY[kind], min(0.98, 1.5 * benign))
+    return math.log((1 - likely) / (1 - benign)), math.log(likely / benign)
 
 
 def kind_of(sign: str) -> str:
@@ -101,6 +114,19 @@ class _Cluster:
             self.lowest, self.margin = number, margin
 
 
+class _Geometry(NamedTuple):
+    """Of new rows: squared distances to all rows, the nearest and how far it is, the highest cosine of embeddings; and
+    of every two steps, whether the second halves the first on its line, and whether both move at all.
+    """
+
+    gaps: np.ndarray
+    near: np.ndarray
+    distances: list[float]
+    cosines: list[float]
+    halving: np.ndarray
+    moved: np.ndarray
+
+
 @dataclass(eq=False)
 class Stream:
     """What is kept of one client, and its evidence by kind of sign."""
@@ -116,91 +142,112 @@ class Stream:
         self._clusters: list[_Cluster] = []
         self._gone = 0
 
-    def observe(self, seen: Seen, limits: Limits) -> dict[str, bool]:
-        """Take one image in; the signs that it could show, and whether it did."""
-        here = self._room(seen)
-        start = max(0, here - WINDOW)
-        self._thumbs[here], self._embeds[here] = seen.thumbnail, seen.embedding
-        self.count += 1
-        gaps = self._gaps(start, here)
-        near = int(gaps.argmin()) if len(gaps) else -1
-        distance = float(gaps[near]) if len(gaps) else math.inf
+    def observe(self, images: Sequence[Seen], limits: Limits) -> list[dict[str, bool]]:
+        """Take images in, in order; for each the signs that it could show, and whether it did."""
+        found = []
+        for first in range(0, len(images), MOST - WINDOW):
+            part = images[first : first + MOST - WINDOW]
+            start = self._room(part)
+            geometry = self._geometry(start, len(part), limits.radius)
+            found += [self._one(seen, start + i, i, geometry, limits) for i, seen in enumerate(part)]
+        self.count += len(images)
+        return found
+
+    def add(self, signs: Mapping[str, bool], limits: Limits, now: Mapping[str, float] | None = None) -> None:
+        """Let the signs of one image count."""
+        for sign, shown in signs.items():
+            kind = kind_of(sign)
+            gain = limits.gain(sign, shown, now.get(sign) if now else None)
+            self.evidence[kind] = max(0.0, self.evidence[kind] + gain)
+
+    def _geometry(self, start: int, n: int, radius: float) -> _Geometry:
+        """Of the `n` rows from `start` on: their nearest earlier rows, the likest embeddings, the last two steps."""
+        end = start + n
+        new, rows = self._thumbs[start:end], self._thumbs[:end]
+        squares = np.einsum("ij,ij->i", rows, rows)
+        gaps = squares - 2 * (new @ rows.T) + squares[start:end, None]
+        later = np.arange(end) >= np.arange(start, end)[:, None]
+        gaps[later] = np.inf
+        near = gaps.argmin(1)
+        distances = np.sqrt(np.maximum(gaps[np.arange(n), near], 0) / rows.shape[1])
+        for i in np.flatnonzero(distances < 2 * radius):  # products of float32 are too coarse for these
+            near[i], distances[i] = self._exactly(gaps[i], start + int(i))
+        cosines = self._embeds[start:end] @ self._embeds[:end].T
+        cosines[later] = -1.0
+        steps = np.diff(self._thumbs[max(0, start - 2) : end], axis=0)
+        along = np.einsum("ij,ij->i", steps[1:], steps[:-1])
+        long = np.sqrt(np.einsum("ij,ij->i", steps, steps))
+        least = SAME * math.sqrt(rows.shape[1])
+        ratio = long[1:] / np.maximum(long[:-1], 1e-12)
+        halving = (np.abs(along) > STRAIGHT * long[1:] * long[:-1]) & (ratio > HALF[0]) & (ratio < HALF[1])
+        moved = np.minimum(long[1:], long[:-1]) >= least
+        return _Geometry(gaps, near, distances.tolist(), cosines.max(1).tolist(), halving[-n:], moved[-n:])
+
+    def _exactly(self, gaps: np.ndarray, here: int) -> tuple[int, float]:
+        """The nearest of the rows that may be it, and its root mean square distance."""
+        close = np.flatnonzero(gaps <= gaps.min() + ROUNDING)
+        apart = self._thumbs[close] - self._thumbs[here]
+        exact = np.einsum("ij,ij->i", apart, apart)
+        best = int(exact.argmin())
+        return int(close[best]), math.sqrt(float(exact[best]) / apart.shape[1])
+
+    def _one(self, seen: Seen, here: int, i: int, geometry: _Geometry, limits: Limits) -> dict[str, bool]:
+        near, distance = int(geometry.near[i]), geometry.distances[i]
+        cluster = self._clusters[near] if distance < limits.radius else _Cluster(here + self._gone, seen.label)
         signs: dict[str, bool] = {}
-        cluster = _Cluster(here + self._gone, seen.label)
-        if distance < limits.radius:
-            cluster = self._clusters[start + near]
         if distance >= SAME:
-            signs = self._updates(here)
+            if here > 1 and geometry.moved[i - len(geometry.near)]:
+                signs["bisect"] = bool(geometry.halving[i - len(geometry.near)])
             if distance < limits.radius:
-                signs |= self._of_repeated(seen, cluster, gaps, start, here)
+                signs |= self._of_repeated(seen, cluster, (near, distance), geometry.gaps[i], here)
             elif distance > 2 * limits.radius:
-                signs |= self._of_new(seen, start, here, limits)
+                signs |= _of_new(seen, geometry.cosines[i], limits)
             cluster.take(here + self._gone, seen)
         self._labels.append(seen.label)
         self._clusters.append(cluster)
         self._numbers[here] = cluster.number
         return signs
 
-    def add(self, signs: Mapping[str, bool], limits: Limits, now: Mapping[str, float] | None = None) -> None:
-        """Let the signs of one image count."""
-        for sign, shown in signs.items():
-            kind = kind_of(sign)
-            gain = limits.gain(sign, shown, 0.0 if now is None else now.get(sign, 0.0))
-            self.evidence[kind] = max(0.0, self.evidence[kind] + gain)
-
-    def _gaps(self, start: int, here: int) -> np.ndarray:
-        """Root mean square distances to the rows before."""
-        gap = self._thumbs[start:here] - self._thumbs[here]
-        distances: np.ndarray = np.sqrt(np.einsum("ij,ij->i", gap, gap) / self._thumbs.shape[1])
-        return distances
-
-    def _of_new(self, seen: Seen, start: int, here: int, limits: Limits) -> dict[str, bool]:
-        signs = {
-            "low_margin": seen.margin < limits.margin,
-            "rough": seen.rough > limits.rough,
-            "flagged": seen.flagged,
-            "duplicate": False,
-        }
-        if here > start:
-            signs["blinded"] = bool((self._embeds[start:here] @ self._embeds[here]).max() > limits.angle)
-        return signs
-
-    def _of_repeated(self, seen: Seen, cluster: _Cluster, gaps: np.ndarray, start: int, here: int) -> dict[str, bool]:
-        near = int(gaps.argmin())
-        signs = {"duplicate": True, "flip": self._labels[start + near] != seen.label}
-        if cluster.size > 1 and start + near < here - 1:
+    def _of_repeated(
+        self, seen: Seen, cluster: _Cluster, nearest: tuple[int, float], gaps: np.ndarray, here: int
+    ) -> dict[str, bool]:
+        near, distance = nearest
+        signs = {"duplicate": True, "flip": self._labels[near] != seen.label}
+        if cluster.size > 1 and near < here - 1:
             size = min(cluster.size.bit_length() - 1, 6)
-            signs[f"search/{size}"] = start + near + self._gone == cluster.lowest
-            extent = gaps[self._numbers[start:here] == cluster.number].max()
-            signs["fine"] = bool(gaps[near] < FINE * extent)
+            signs[f"search/{size}"] = near + self._gone == cluster.lowest
+            extent = float(gaps[:here][self._numbers[:here] == cluster.number].max())
+            signs["fine"] = distance < FINE * math.sqrt(max(0.0, extent) / self._thumbs.shape[1])
         return signs
 
-    def _updates(self, here: int) -> dict[str, bool]:
-        if here < 2:
-            return {}
-        last, before = self._thumbs[here] - self._thumbs[here - 1], self._thumbs[here - 1] - self._thumbs[here - 2]
-        long, longer = math.sqrt(float(last @ last)), math.sqrt(float(before @ before))
-        if min(long, longer) < SAME * math.sqrt(len(last)):
-            return {}
-        straight = abs(float(last @ before)) > STRAIGHT * long * longer
-        return {"bisect": straight and HALF[0] < long / longer < HALF[1]}
-
-    def _room(self, seen: Seen) -> int:
-        """The next free row; the arrays grow to `MOST` rows and then forget the oldest."""
-        here = len(self._labels)
-        if here == MOST:
-            gone = MOST - WINDOW
+    def _room(self, images: Sequence[Seen]) -> int:
+        """Where the images were put: the arrays grow to `MOST` rows, then the oldest are forgotten."""
+        here, n = len(self._labels), len(images)
+        if here + n > MOST:
+            gone = here + n - MOST
             for rows in (self._thumbs, self._embeds, self._numbers):
-                rows[:WINDOW] = rows[gone:].copy()
+                rows[: here - gone] = rows[gone:here].copy()
             del self._labels[:gone], self._clusters[:gone]
             self._gone += gone
-            return WINDOW
-        if here == len(self._thumbs):
-            size = min(MOST, max(8, 2 * here))
-            self._thumbs = _grown(self._thumbs, size, len(seen.thumbnail))
-            self._embeds = _grown(self._embeds, size, len(seen.embedding))
-            self._numbers = np.append(self._numbers, np.zeros(size - here, np.int64))
+            here -= gone
+        if here + n > len(self._thumbs):
+            size = min(MOST, max(8, 2 * (here + n)))
+            self._thumbs = _grown(self._thumbs, size, len(images[0].thumbnail))
+            self._embeds = _grown(self._embeds, size, len(images[0].embedding))
+            self._numbers = np.append(self._numbers, np.zeros(size - len(self._numbers), np.int64))
+        self._thumbs[here : here + n] = [seen.thumbnail for seen in images]
+        self._embeds[here : here + n] = [seen.embedding for seen in images]
         return here
+
+
+def _of_new(seen: Seen, cosine: float, limits: Limits) -> dict[str, bool]:
+    return {
+        "low_margin": seen.margin < limits.margin,
+        "rough": seen.rough > limits.rough,
+        "flagged": seen.flagged,
+        "duplicate": False,
+        "blinded": cosine > limits.angle,
+    }
 
 
 def _grown(rows: np.ndarray, size: int, width: int) -> np.ndarray:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from sparring.guard.watch.crowd import Crowd
 from sparring.guard.watch.drift import Drift
 from sparring.guard.watch.profile import Profile
-from sparring.guard.watch.stream import Seen, Stream
+from sparring.guard.watch.stream import Seen, Stream, kind_of
 
 CLIENTS = 1000
 """Clients that are remembered; who was away longest is forgotten first."""
@@ -40,13 +40,22 @@ class Watcher:
         self.crowd, self.drift = Crowd(), Drift(profile.limits)
         self._lock = threading.Lock()
 
-    def observe(self, client: str, images: Sequence[Seen], now: float) -> list[Alarm]:
-        """Take in what a client sent, in order; the alarms that stand against it afterwards."""
+    def observe(self, clients: Sequence[str], images: Sequence[Seen], now: float) -> list[Alarm]:
+        """Take in images, in order, with the client that sent each; the alarms that stand afterwards."""
         with self._lock:
-            stream = self._stream(client, now)
             alarms: dict[tuple[str, str], Alarm] = {}
-            for seen in images:
-                self._one(client, stream, seen, now, alarms)
+            shared = self.crowd.find(clients, images, self.profile.limits, now)
+            for client, rows in _grouped(clients).items():
+                stream = self._stream(client, now)
+                for row, signs in zip(
+                    rows, stream.observe([images[i] for i in rows], self.profile.limits), strict=True
+                ):
+                    self.drift.take(client, signs)
+                    self._count(client, stream, signs, alarms)
+                    scene = shared[row]
+                    if scene is not None:
+                        own = scene[1].observe([images[row]], self.profile.limits)[0]
+                        self._count(scene[0], scene[1], own, alarms)
             if self.drift.shifted:
                 alarms["drift", EVERYONE] = Alarm("drift", EVERYONE, self.drift.level, 1.0)
         return list(alarms.values())
@@ -57,20 +66,11 @@ class Watcher:
             stream = self.streams.get(client)
             return {} if stream is None else dict(stream.evidence)
 
-    def _one(self, client: str, stream: Stream, seen: Seen, now: float, alarms: dict[tuple[str, str], Alarm]) -> None:
-        limits = self.profile.limits
-        signs = stream.observe(seen, limits)
-        self.drift.take(client, signs)
-        self._count(client, stream, signs, alarms)
-        shared = self.crowd.find(client, seen, limits, now)
-        if shared is not None:
-            name, together = shared
-            self._count(name, together, together.observe(seen, limits), alarms)
-
     def _count(self, who: str, stream: Stream, signs: dict[str, bool], alarms: dict[tuple[str, str], Alarm]) -> None:
         stream.add(signs, self.profile.limits, self.drift.rates)
-        for kind, limit in self.profile.alarms.items():
-            value = stream.evidence[kind]
+        for sign in signs:
+            kind = kind_of(sign)
+            value, limit = stream.evidence[kind], self.profile.alarms[kind]
             if value > limit:
                 stream.evidence[kind] = min(value, CEILING * limit)
                 alarms[kind, who] = Alarm(kind, who, value, limit)
@@ -84,3 +84,10 @@ class Watcher:
         if len(self.streams) > CLIENTS:
             self.streams.popitem(last=False)
         return stream
+
+
+def _grouped(clients: Sequence[str]) -> dict[str, list[int]]:
+    groups: dict[str, list[int]] = {}
+    for row, client in enumerate(clients):
+        groups.setdefault(client, []).append(row)
+    return groups

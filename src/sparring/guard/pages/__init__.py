@@ -1,0 +1,1 @@
+"""The operators' pages: rendered here, no script, no request to anywhere else."""
