@@ -86,9 +86,20 @@ def test_shrinking_batches_compile_a_few_times_only() -> None:
 
 def test_memory_is_shared_where_it_can_be() -> None:
     tensor = torch.rand(4, 8, 8, 1)
-    array = _to_jax(tensor)
-    assert array.unsafe_buffer_pointer() == tensor.data_ptr()
-    assert _to_torch(array).data_ptr() == tensor.data_ptr()
+    assert _to_jax(tensor).__array_interface__["data"][0] == tensor.data_ptr()
+    array = jnp.ones(5)
+    assert _to_torch(array).data_ptr() == array.unsafe_buffer_pointer()
+
+
+def test_a_change_of_the_images_after_the_forward_pass_does_not_change_the_gradient() -> None:
+    """Attacks change their points in place; what is kept for the way back must not follow."""
+    model, x = from_jax(lambda images: (images**3).reshape(images.shape[0], -1)), images(2)
+    z = x.clone().requires_grad_()
+    scores = model(z)
+    with torch.no_grad():
+        z.zero_()
+    (grad,) = torch.autograd.grad(scores.sum(), z)
+    assert torch.allclose(grad, 3 * x**2, atol=1e-6)
 
 
 def test_images_are_not_changed_and_a_copy_works() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -87,14 +88,28 @@ def open_keras(path: str | Path) -> KerasModel:
 
 
 def _library() -> ModuleType:
-    """Keras. Nothing said and no TensorFlow there: on torch, which sparring has anyway."""
-    if "keras" not in sys.modules and not (Path.home() / ".keras" / "keras.json").is_file():
-        os.environ.setdefault("KERAS_BACKEND", "torch")
+    """Keras, on the backend it was told; where its default, TensorFlow, is not installed, on torch."""
     if find_spec("keras") is None:
         raise MissingExtraError("a Keras model", "keras")
-    import keras
-
+    if "keras" not in sys.modules and "KERAS_BACKEND" not in os.environ and find_spec(_configured()) is None:
+        os.environ["KERAS_BACKEND"] = "torch"
+    try:
+        import keras
+    except ImportError as error:
+        said = os.environ.get("KERAS_BACKEND", _configured())
+        raise InputError(
+            f"Keras cannot start on {said!r} ({reason(error)}): install it, or KERAS_BACKEND=torch"
+        ) from error
     return keras  # type: ignore[no-any-return]
+
+
+def _configured() -> str:
+    """The backend in Keras's own file, which it writes itself when it is first imported."""
+    home = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras"))
+    try:
+        return str(json.loads((home / "keras.json").read_text())["backend"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return "tensorflow"
 
 
 def _differentiable(model: Any, backend: str, layout: str) -> nn.Module:
