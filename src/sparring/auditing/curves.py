@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import torch
 
-from sparring.attacks import FGSM, Attack, RandomNoise
+from sparring.attacks import FGSM, PGD, Attack, MultiTargeted, RandomNoise
 from sparring.auditing.report import Curve, CurvePoint, Interval
 from sparring.auditing.request import Request, sample
 from sparring.estimate import Estimate
-from sparring.evaluation import EFFORTS, robustness_curve
+from sparring.evaluation import robustness_curve
 from sparring.evaluation.task import Subset
 from sparring.threat import ThreatModel
 
@@ -19,6 +19,14 @@ SAMPLE = 500
 """Images a curve is measured on, at most."""
 STEPS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
 """Multiples of eps at which the curves are measured."""
+
+QUICK = (
+    FGSM(),
+    PGD(steps=10, loss="margin", random_start=False),
+    PGD(steps=20),
+    MultiTargeted(targets=2, steps=20),
+)
+"""What the second curve is measured with."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +43,7 @@ def budgets(threat: ThreatModel) -> list[float]:
 
 
 def measured(request: Request, threat: ThreatModel, differentiable: bool) -> Iterator[Measured]:
-    """FGSM raw (it may rise again) and effort quick's attacks carried along; noise where there is no gradient. Of a
+    """FGSM raw (it may rise again) and a few short attacks carried along; noise where there is no gradient. Of a
     targeted audit: on the images not labelled as their target.
     """
     eligible = request.eligible()
@@ -75,7 +83,7 @@ def headline_point(threat: ThreatModel, standing: Estimate, *, targeted: bool) -
 def _wanted(differentiable: bool) -> list[tuple[str, Sequence[Attack], bool]]:
     if not differentiable:
         return [("random_noise", (RandomNoise(draws=20),), True)]
-    return [("fgsm", (FGSM(),), False), ("quick attacks", EFFORTS["quick"].everyone, True)]
+    return [("fgsm", (FGSM(),), False), ("quick attacks", QUICK, True)]
 
 
 def _point(eps: float, accuracy: Estimate) -> CurvePoint:
