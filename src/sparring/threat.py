@@ -170,9 +170,10 @@ class ThreatModel:
         return {"norm": self.norm, "eps": self.eps, "bounds": self.bounds, "mask": mask}
 
     def mask_for(self, originals: Tensor) -> Tensor:
-        """The mask broadcast to one image's shape; `InputError` if it does not fit."""
-        assert self.mask is not None  # noqa: S101 - callers check
+        """The mask broadcast to one image's shape, true everywhere without one; `InputError` if it does not fit."""
         shape = originals.shape[1:]
+        if self.mask is None:
+            return torch.ones(shape, dtype=torch.bool, device=originals.device)
         try:
             return self.mask.to(originals.device).broadcast_to(shape)
         except RuntimeError:

@@ -22,6 +22,8 @@ from sparring.errors import InputError, unknown
 def parse_attack(text: str, table: dict[str, type[Attack]]) -> Attack:
     """Build an attack from its text form. Raises `InputError` naming the unknown attack, wrapper or parameter."""
     first, *rest = re.split(r"\+(?!\d)", text)
+    if rest and not all(part.strip() for part in (first, *rest)):
+        raise InputError(f"{text!r} has a plus with nothing on one side: write an attack, then +wrapper, as in pgd+eot")
     kind, parameters = _kind(first, table)
     attack = kind(**read_parameters(kind, parameters))
     for part in rest:
