@@ -1,7 +1,7 @@
 """What the guard costs, and what it sees.
 
     python bench/guard.py load                # against an endpoint that only decodes, and against the bare model
-    python bench/guard.py streams             # attacks and benign sessions over HTTP, on the PGD-trained net
+    python bench/guard_streams.py            # attacks and benign sessions, on the PGD-trained net
     python bench/guard.py soak --minutes 10   # memory and events at half of the maximum load
 
 Results go to bench/results/guard-*.json.
@@ -264,14 +264,13 @@ def load(net: str, seconds: float, port: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["load", "soak", "streams", "serve"])
+    parser.add_argument("what", choices=["load", "soak", "serve"])
     parser.add_argument("--net", default="small")
     parser.add_argument("--kind", default="guard")
     parser.add_argument("--folder", type=Path, default=Path())
     parser.add_argument("--port", type=int, default=18765)
     parser.add_argument("--seconds", type=float, default=4)
     parser.add_argument("--minutes", type=float, default=10)
-    parser.add_argument("--sessions", type=int, default=150)
     given = parser.parse_args()
     if given.what == "serve":
         serve(given.kind, given.net, given.folder, given.port)

@@ -28,7 +28,6 @@ SAID = {
     "duplicate": "sends near-duplicates of one image",
     "blinded": "sends images that only the model's features show to be one",
     "search": "keeps what lowers the margin and changes it again, as random search does",
-    "fine": "feels along a decision boundary in tiny steps",
     "flip": "makes the label of one image flip",
     "bisect": "halves its steps along a line, as a search for the boundary does",
     "drift": "the traffic of most clients has shifted since it was calibrated; this is no attack by one of them",

@@ -33,8 +33,8 @@ def scenes(images: Tensor, generator: torch.Generator, n: int = 300) -> Tensor:
 def video(images: Tensor, frames: int, generator: torch.Generator, still: bool = False) -> Tensor:
     """Frames of scenes from `images`, as a hand-held or a still camera sees them, stored with 8 bits.
 
-    The camera shifts, turns and zooms as a random walk, or trembles about one place; the light changes; the sensor adds
-    noise; now and then the scene changes.
+    The camera shifts, turns and zooms as a random walk, or trembles or swings about one place; the light wanders or
+    fades; the sensor adds noise; now and then the scene changes.
     """
     parts, left = [], frames
     while left > 0:
@@ -46,10 +46,10 @@ def video(images: Tensor, frames: int, generator: torch.Generator, still: bool =
 
 
 def _scene(image: Tensor, frames: int, generator: torch.Generator, still: bool) -> Tensor:
-    speed = 0.0 if still else float(torch.rand((), generator=generator)) * 2
-    path = torch.randn((frames, 5), generator=generator)
-    if torch.rand((), generator=generator) < 0.6:  # a walk; else a tremble
-        path = path.cumsum(0)
+    speed = float(torch.rand((), generator=generator)) * (0.05 if still else 2)
+    path = _path(frames, generator)
+    if torch.rand((), generator=generator) < 0.25:
+        path[:, 4] -= 50 * torch.rand((), generator=generator) * torch.linspace(0, 1, frames)
     path = path * torch.tensor([0.015, 0.015, 0.008, 0.01, 0.01]) * speed
     turn, zoom = path[:, 2], 1 + path[:, 3]
     moves = torch.zeros((frames, 2, 3))
@@ -62,3 +62,16 @@ def _scene(image: Tensor, frames: int, generator: torch.Generator, still: bool) 
     noise = float(torch.rand((), generator=generator)) * 0.02
     seen = seen + noise * torch.randn(seen.shape, generator=generator)
     return (seen.clamp(0, 1) * 255).round() / 255
+
+
+def _path(frames: int, generator: torch.Generator) -> Tensor:
+    """Five coordinates (frames, 5) over time: a walk, a tremble, or a swing that comes back to where it was."""
+    kind = float(torch.rand((), generator=generator))
+    path = torch.randn((frames, 5), generator=generator)
+    if kind < 0.4:
+        return path.cumsum(0)
+    if kind < 0.6:
+        return path
+    period, reach = 3 + 40 * torch.rand(5, generator=generator), 8 * torch.rand(5, generator=generator)
+    phase = 6.3 * torch.rand(5, generator=generator)
+    return reach * torch.sin(6.283 * torch.arange(frames)[:, None] / period + phase) + 0.02 * path

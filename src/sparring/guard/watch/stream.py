@@ -25,10 +25,10 @@ STRAIGHT = 0.95
 """Cosine of successive updates from which they count as one line."""
 HALF = (0.4, 0.6)
 """Ratio of successive updates on one line that is a bisection's."""
+RECENT = 4
+"""A film's nearest neighbours are younger than this many images."""
 RARE = 0.002
 """No rate in benign traffic is believed to be lower."""
-FINE = 0.06
-"""Share of a cluster's extent below which a step counts as fine."""
 LIKELY = {
     "low_margin": 0.75,
     "rough": 0.35,
@@ -36,7 +36,6 @@ LIKELY = {
     "duplicate": 0.9,
     "blinded": 0.5,
     "search": 0.55,
-    "fine": 0.4,
     "flip": 0.3,
     "bisect": 0.5,
 }
@@ -44,9 +43,9 @@ LIKELY = {
 
 Of a new scene: its margin is lower, or its calm parts are rougher, than nearly all benign images'; a detector flags it;
 it repeats an earlier one; only its embedding does. Of a near-duplicate whose nearest neighbour is not the image just
-before it, as in a film: that neighbour is the one with the lowest margin of the whole cluster, as in random search; it
-is very much nearer than the cluster is wide, as when a boundary is felt along. Of any near-duplicate: its label differs
-from its neighbour's. Of any two steps: they lie on one line and halve, as in bisection.
+before it, as in a film: that neighbour is the one with the lowest margin of the whole cluster, as in random search. Of
+any near-duplicate: its label differs from its neighbour's. Of any two steps: they lie on one line and halve, as in
+bisection.
 """
 
 
@@ -64,7 +63,8 @@ class Seen(NamedTuple):
 @dataclass(frozen=True)
 class Limits:
     """What benign traffic looks like: `radius` of near-duplicates and cosine `angle` of embeddings that are; margin and
-    roughness beyond which an image counts; and the rate of every sign, of "search" by the cluster's size.
+    roughness beyond which an image counts; and the rate of every sign, of "search" by the cluster's size and
+    the neighbour's age.
     """
 
     radius: float
@@ -93,15 +93,14 @@ def _gains(kind: str, rate: float) -> tuple[float, float]:
 
 
 def kind_of(sign: str) -> str:
-    """Without the size of the cluster: "search/3" is a "search"."""
+    """Without what only decides the rate: "search/3 late" is a "search"."""
     return sign.partition("/")[0]
 
 
 @dataclass(eq=False)
 class _Cluster:
-    """Near-duplicates: the number of the first, its label, how many there are, and which has the lowest margin."""
+    """Near-duplicates: the first one's label, how many there are, and which has the lowest margin."""
 
-    number: int
     label: int
     size: int = 0
     lowest: int = -1
@@ -137,7 +136,6 @@ class Stream:
 
     def __post_init__(self) -> None:
         self._thumbs = self._embeds = np.zeros((0, 0), np.float32)
-        self._numbers = np.zeros(0, np.int64)
         self._labels: list[int] = []
         self._clusters: list[_Cluster] = []
         self._gone = 0
@@ -193,31 +191,31 @@ class Stream:
 
     def _one(self, seen: Seen, here: int, i: int, geometry: _Geometry, limits: Limits) -> dict[str, bool]:
         near, distance = int(geometry.near[i]), geometry.distances[i]
-        cluster = self._clusters[near] if distance < limits.radius else _Cluster(here + self._gone, seen.label)
+        cluster = self._clusters[near] if distance < limits.radius else _Cluster(seen.label)
         signs: dict[str, bool] = {}
         if distance >= SAME:
             if here > 1 and geometry.moved[i - len(geometry.near)]:
                 signs["bisect"] = bool(geometry.halving[i - len(geometry.near)])
             if distance < limits.radius:
-                signs |= self._of_repeated(seen, cluster, (near, distance), geometry.gaps[i], here)
-            elif distance > 2 * limits.radius:
+                signs |= self._of_repeated(seen, cluster, near, here)
+            elif distance > 2 * limits.radius and not self._goes_on(seen, geometry.gaps[i], here, limits.radius):
                 signs |= _of_new(seen, geometry.cosines[i], limits)
             cluster.take(here + self._gone, seen)
         self._labels.append(seen.label)
         self._clusters.append(cluster)
-        self._numbers[here] = cluster.number
         return signs
 
-    def _of_repeated(
-        self, seen: Seen, cluster: _Cluster, nearest: tuple[int, float], gaps: np.ndarray, here: int
-    ) -> dict[str, bool]:
-        near, distance = nearest
+    def _goes_on(self, seen: Seen, gaps: np.ndarray, here: int, radius: float) -> bool:
+        """Is this the next frame of a fast film? It would repeat what was said of the one before."""
+        like = here > 0 and self._labels[here - 1] == seen.label
+        return like and float(gaps[here - 1]) < (4 * radius) ** 2 * self._thumbs.shape[1]
+
+    def _of_repeated(self, seen: Seen, cluster: _Cluster, near: int, here: int) -> dict[str, bool]:
         signs = {"duplicate": True, "flip": self._labels[near] != seen.label}
         if cluster.size > 1 and near < here - 1:
             size = min(cluster.size.bit_length() - 1, 6)
-            signs[f"search/{size}"] = near + self._gone == cluster.lowest
-            extent = float(gaps[:here][self._numbers[:here] == cluster.number].max())
-            signs["fine"] = distance < FINE * math.sqrt(max(0.0, extent) / self._thumbs.shape[1])
+            age = "late" if here - near < RECENT else "early"
+            signs[f"search/{size} {age}"] = near + self._gone == cluster.lowest
         return signs
 
     def _room(self, images: Sequence[Seen]) -> int:
@@ -225,7 +223,7 @@ class Stream:
         here, n = len(self._labels), len(images)
         if here + n > MOST:
             gone = here + n - MOST
-            for rows in (self._thumbs, self._embeds, self._numbers):
+            for rows in (self._thumbs, self._embeds):
                 rows[: here - gone] = rows[gone:here].copy()
             del self._labels[:gone], self._clusters[:gone]
             self._gone += gone
@@ -234,7 +232,6 @@ class Stream:
             size = min(MOST, max(8, 2 * (here + n)))
             self._thumbs = _grown(self._thumbs, size, len(images[0].thumbnail))
             self._embeds = _grown(self._embeds, size, len(images[0].embedding))
-            self._numbers = np.append(self._numbers, np.zeros(size - len(self._numbers), np.int64))
         self._thumbs[here : here + n] = [seen.thumbnail for seen in images]
         self._embeds[here : here + n] = [seen.embedding for seen in images]
         return here
