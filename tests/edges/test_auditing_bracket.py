@@ -13,7 +13,7 @@ from tests.helpers_core import Linear, pictures
 from torch import Tensor, nn
 
 import sparring as sp
-from sparring.auditing import load_report, proofs
+from sparring.auditing import load_report, proofs, remedies
 from sparring.certification.certify import Bounder
 from sparring.certification.graph import trace
 from sparring.certification.work import multiplications
@@ -85,6 +85,19 @@ def test_a_wrong_certificate_is_found_and_everything_is_attacked(data):
     assert not any(r.certified for r in report.evaluation.records)
     assert "proved" not in report.headline
     assert "no lower bound" in html.render(report)
+
+
+def test_remedies_do_not_forget_what_was_proved(data):
+    images, labels = data
+    model, threat = Linear(16, 3, seed=1), sp.ThreatModel("linf", EPS)
+    proved = sp.certify(model, images, labels, threat)
+    first = sp.evaluate(model, images, labels, threat, attacks=["fgsm"], certified=proved)
+    left = [r.index for r in first.records if r.attacked and r.broken_by is None]
+    rows = torch.tensor(left)
+    more = sp.evaluate(model, images[rows], labels[rows], threat, attacks=["pgd"])
+    both = remedies.merged(first, more, left)
+    assert [r.certified for r in both.records] == [r.certified for r in first.records]
+    assert sum(r.certified and r.attacked for r in both.records) > 0
 
 
 class Product(nn.Module):

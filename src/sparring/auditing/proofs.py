@@ -30,10 +30,10 @@ from sparring.threat import ThreatModel
 METHOD = "crown-ibp"
 TRIED = 32
 """Images with the largest margins that are tried first; if none of them is proved, the rest is left."""
-WORK = 4e10
-"""Multiplications that an audit spends on bounds at most, about ten seconds on one core; the images with the largest
+WORK = 5e10
+"""Multiplications that an audit spends on bounds at most, ten to twenty seconds on a core; the images with the largest
 margins come first."""
-ROUNDS = 4
+ROUNDS = 3
 """Bounds per image: at the budget, and in search of the largest budget of the curves."""
 UNSURE = frozenset(("random-outputs", "batch-dependence", "blocked-gradient"))
 

@@ -142,6 +142,7 @@ def merged(evaluation: Evaluation, more: Evaluation, indices: Sequence[int]) -> 
             record,
             index=index,
             prediction=old.prediction,
+            certified=old.certified,
             margin=min(margins, default=None),
             forwards=old.forwards + record.forwards,
             backwards=old.backwards + record.backwards,
