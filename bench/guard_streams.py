@@ -21,11 +21,11 @@ from typing import Any
 import httpx
 import numpy as np
 import torch
-from guard import Child, engine
-from models import EPS, load_split
 from scipy import ndimage
 from torch import Tensor
 
+from guard import Child, engine
+from models import EPS, load_split
 from sparring.guard import calibrate
 from sparring.guard.events.store import Store
 from sparring.guard.events.tables import ALERTS
