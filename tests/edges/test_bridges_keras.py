@@ -162,6 +162,15 @@ def test_a_file_is_loaded_audited_and_left_alone(net: Any, tmp_path: Path) -> No
     assert torch.allclose(scaled(x), model((x - 0.1) / 2), atol=1e-5)
 
 
+def test_a_model_that_was_trained_is_loaded_without_its_optimiser(tmp_path: Path) -> None:
+    model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(3, "softmax")])
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    model.fit(hwc(images(16)), np.arange(16) % 3, verbose=0)
+    model.save(tmp_path / "net.keras")
+    found = open_keras(tmp_path / "net.keras")
+    assert torch.allclose(found(images(4)), from_keras(model)(images(4)), atol=1e-5)
+
+
 def test_what_is_no_built_model_is_refused() -> None:
     with pytest.raises(InputError, match="no weights yet"):
         from_keras(keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(2)]))
@@ -242,6 +251,7 @@ def test_pickles_and_other_bytes_are_refused(changed: Callable[..., Path], tmp_p
         with pytest.raises(DataError, match=r"no \.keras archive"):
             open_keras("net.keras")
     for members in (
+        {"config.json": b"[1]"},
         {"model.weights.h5": harm},
         {"config.json": b"{"},
         {"config.json": None},

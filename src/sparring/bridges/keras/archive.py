@@ -39,6 +39,8 @@ def checked(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             _check_members(path, archive)
             config = json.loads(archive.read("config.json"))
+            if not isinstance(config, dict):
+                raise DataError(f"{path}: its config.json holds a {type(config).__name__}, expected a model")
             weights = archive.read("model.weights.h5")
     except DataError:
         raise
@@ -48,7 +50,8 @@ def checked(path: Path) -> None:
             'yourself and save again, model.save("model.keras")'
         ) from error
     _check_weights(path, weights)
-    for part in _parts(config):
+    model = {key: value for key, value in config.items() if key != "compile_config"}  # optimiser and loss: never read
+    for part in _parts(model):
         _check_part(path, part)
 
 
