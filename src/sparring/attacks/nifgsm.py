@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from torch import Tensor
-
-from sparring.attacks.base import Attack
-from sparring.attacks.transfer import TransferFGSM
-from sparring.losses import Loss
-from sparring.problem import Problem
+from sparring.attacks.transfer import OneIdea
 
 
 @dataclass(frozen=True, kw_only=True)
-class NIFGSM(Attack):
+class NIFGSM(OneIdea):
     """MI-FGSM with its gradient taken where the momentum leads: at x + step_size·decay·v.
 
     steps, decay: the paper's. step_size: in image units, None for eps/steps. scales: copies of the image at full, half,
@@ -22,31 +17,7 @@ class NIFGSM(Attack):
     at once; off, as the adversarials are meant to transfer.
     """
 
-    threats: ClassVar[tuple[str, ...]] = TransferFGSM.threats
     paper: ClassVar[str] = "Lin et al., Nesterov Accelerated Gradient and Scale Invariance, ICLR 2020"
+    without: ClassVar[dict[str, Any]] = {"diversity": 0.0, "kernel": 1}
 
-    steps: int = 10
-    step_size: float | None = None
-    decay: float = 1.0
     scales: int = 1
-    loss: str | Loss = "cross_entropy"
-    early_stop: bool = False
-
-    def __post_init__(self) -> None:
-        self._as_transfer()
-
-    def run(self, problem: Problem) -> Tensor:
-        """The best iterate per image."""
-        return self._as_transfer().run(problem)
-
-    def _as_transfer(self) -> TransferFGSM:
-        return TransferFGSM(
-            steps=self.steps,
-            step_size=self.step_size,
-            decay=self.decay,
-            scales=self.scales,
-            diversity=0.0,
-            kernel=1,
-            loss=self.loss,
-            early_stop=self.early_stop,
-        )

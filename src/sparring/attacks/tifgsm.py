@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from torch import Tensor
-
-from sparring.attacks.base import Attack
-from sparring.attacks.transfer import TransferFGSM
-from sparring.losses import Loss
-from sparring.problem import Problem
+from sparring.attacks.transfer import OneIdea
 
 
 @dataclass(frozen=True, kw_only=True)
-class TIFGSM(Attack):
+class TIFGSM(OneIdea):
     """TI-MI-FGSM: momentum along gradients smoothed by a Gaussian, as if averaged over shifts of the picture.
 
     steps: 10. step_size: in image units, None for eps/steps. decay: 1 with momentum, 0 for TI-BIM. kernel: width of the
@@ -22,32 +17,7 @@ class TIFGSM(Attack):
     for small ones. early_stop: solved images leave at once; off, as the adversarials are meant to transfer.
     """
 
-    threats: ClassVar[tuple[str, ...]] = TransferFGSM.threats
     paper: ClassVar[str] = "Dong et al., Evading Defenses by Translation-Invariant Attacks, CVPR 2019"
+    without: ClassVar[dict[str, Any]] = {"nesterov": False, "scales": 1, "diversity": 0.0}
 
-    steps: int = 10
-    step_size: float | None = None
-    decay: float = 1.0
     kernel: int = 15
-    loss: str | Loss = "cross_entropy"
-    early_stop: bool = False
-
-    def __post_init__(self) -> None:
-        self._as_transfer()
-
-    def run(self, problem: Problem) -> Tensor:
-        """The best iterate per image."""
-        return self._as_transfer().run(problem)
-
-    def _as_transfer(self) -> TransferFGSM:
-        return TransferFGSM(
-            steps=self.steps,
-            step_size=self.step_size,
-            decay=self.decay,
-            nesterov=False,
-            scales=1,
-            diversity=0.0,
-            kernel=self.kernel,
-            loss=self.loss,
-            early_stop=self.early_stop,
-        )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -114,6 +114,30 @@ class TransferFGSM(Attack):
             placed = _placement(problem, self.diversity, self.shrink) if pictures and self.diversity else None
             total += scale * _gradient_through(problem, placed, dimmed, self.loss)
         return _smoothed(total, self.kernel) if pictures and self.kernel > 1 else total
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneIdea(Attack):
+    """One of the ideas of `TransferFGSM` by itself: the fields of a subclass, with `without` for all others."""
+
+    threats: ClassVar[tuple[str, ...]] = TransferFGSM.threats
+    without: ClassVar[dict[str, Any]]
+
+    steps: int = 10
+    step_size: float | None = None
+    decay: float = 1.0
+    loss: str | Loss = "cross_entropy"
+    early_stop: bool = False
+
+    def __post_init__(self) -> None:
+        self._as_transfer()
+
+    def run(self, problem: Problem) -> Tensor:
+        """The best iterate per image."""
+        return self._as_transfer().run(problem)
+
+    def _as_transfer(self) -> TransferFGSM:
+        return TransferFGSM(**{field.name: getattr(self, field.name) for field in fields(self)}, **self.without)
 
 
 def _gradient_through(
