@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from sparring.guard.direct import Direct
 from sparring.guard.refusal import RefusedError
 from sparring.guard.routes import health, inference, pages, predict
 from sparring.guard.routes.answering import json_response, refused
@@ -35,8 +36,12 @@ def create_app(guard: Guard) -> FastAPI:
         await guard.close()
 
     app = FastAPI(title="sparring guard", version="1", lifespan=lifespan, redoc_url=None)
-    for room in (predict, inference, health, pages):
-        app.include_router(room.router(guard))
+    one, many = predict.handler(guard), inference.handler(guard)
+    routers = (predict.router(one), inference.router(guard, many), health.router(guard), pages.router(guard))
+    for router in routers:
+        app.include_router(router)
+    direct = {"/v1/predict": one, f"/v2/models/{guard.settings.served_as}/infer": many}
+    app.add_middleware(Direct, handlers=direct)
     app.add_exception_handler(RefusedError, _refused)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(RequestValidationError, _invalid)

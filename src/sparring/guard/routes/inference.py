@@ -13,7 +13,7 @@ from sparring.guard import v2
 from sparring.guard.gate import admit, body
 from sparring.guard.outcome import Sender
 from sparring.guard.refusal import RefusedError
-from sparring.guard.routes.answering import json_response, measured
+from sparring.guard.routes.answering import Handler, json_response, measured
 from sparring.guard.routes.predict import REFUSED
 from sparring.guard.service import Guard
 
@@ -42,20 +42,12 @@ ANSWERED: dict[int | str, dict[str, Any]] = {
 }
 
 
-def router(guard: Guard) -> APIRouter:
-    """The routes."""
-    routes = APIRouter(tags=["Open Inference Protocol"])
+def handler(guard: Guard) -> Handler:
+    """What answers .../infer."""
     name, scores = guard.settings.served_as, guard.settings.show_scores
 
-    def version() -> str:
-        return guard.engine.digest[:12]
-
-    def check(model: str, wanted: str | None) -> None:
-        if model != name or wanted not in (None, version()):
-            raise RefusedError(404, "model", "no such model or version")
-
     async def handle(request: Request) -> Response:
-        check(request.path_params["model"], request.path_params.get("version"))
+        _check(guard, request)
         admitted = admit(guard, request)
         data = await body(guard, request)
         images, said = v2.read(data, request.headers.get(v2.HEADER), guard.engine.shape, guard.settings.images_most)
@@ -64,22 +56,37 @@ def router(guard: Guard) -> APIRouter:
         tensors = outcome.tensors(scores and not admitted.label_only)
         if admitted.label_only:
             tensors["confidence"] = tensors["confidence"] * 0
-        text, headers = v2.write(said, name, version(), tensors, admitted.trace)
+        text, headers = v2.write(said, name, _version(guard), tensors, admitted.trace)
         return Response(text, headers=headers)
 
+    return measured(guard, "infer", handle)
+
+
+def _version(guard: Guard) -> str:
+    return guard.engine.digest[:12]
+
+
+def _check(guard: Guard, request: Request) -> None:
+    """Raise `RefusedError` 404 for another model than ours; a path without parameters named it already."""
+    given = request.path_params
+    if given and (given["model"] != guard.settings.served_as or given.get("version") not in (None, _version(guard))):
+        raise RefusedError(404, "model", "no such model or version")
+
+
+def router(guard: Guard, infer: Handler) -> APIRouter:
+    """The routes."""
+    routes = APIRouter(tags=["Open Inference Protocol"])
+    name, scores = guard.settings.served_as, guard.settings.show_scores
+
     async def described(request: Request) -> Response:
-        check(request.path_params["model"], request.path_params.get("version"))
-        return json_response(v2.metadata(guard.engine, name, version(), scores))
+        _check(guard, request)
+        return json_response(v2.metadata(guard.engine, name, _version(guard), scores))
 
     async def model_ready(request: Request) -> Response:
-        check(request.path_params["model"], request.path_params.get("version"))
+        _check(guard, request)
         return json_response({"name": name, "ready": guard.ready}, 200 if guard.ready else 503)
 
-    infer, describe, ready = (
-        measured(guard, "infer", handle),
-        measured(guard, "metadata", described),
-        measured(guard, "ready", model_ready),
-    )
+    describe, ready = measured(guard, "metadata", described), measured(guard, "ready", model_ready)
 
     @routes.get("/v2")
     async def server() -> dict[str, Any]:

@@ -18,7 +18,7 @@ from sparring.guard.outcome import Outcome, Sender, event_key
 from sparring.guard.pictures import decoded
 from sparring.guard.reading import from_base64, json_of
 from sparring.guard.refusal import RefusedError
-from sparring.guard.routes.answering import json_response, measured
+from sparring.guard.routes.answering import Handler, json_response, measured
 from sparring.guard.service import Guard
 
 INLINE = 32 * 1024
@@ -97,9 +97,8 @@ REFUSED: dict[int | str, dict[str, Any]] = {
 }
 
 
-def router(guard: Guard) -> APIRouter:
-    """The route."""
-    routes = APIRouter(tags=["predict"])
+def handler(guard: Guard) -> Handler:
+    """What answers the route."""
 
     async def handle(request: Request) -> Response:
         admitted = admit(guard, request)
@@ -109,7 +108,12 @@ def router(guard: Guard) -> APIRouter:
         said = [_said(guard, outcome, i, admitted.trace, admitted.label_only) for i in range(len(images))]
         return json_response({"trace": admitted.trace, "predictions": said})
 
-    answer = measured(guard, "predict", handle)
+    return measured(guard, "predict", handle)
+
+
+def router(answer: Handler) -> APIRouter:
+    """The route."""
+    routes = APIRouter(tags=["predict"])
 
     @routes.post("/v1/predict", openapi_extra=ASKED, responses=ANSWERED | REFUSED, response_class=Response)
     async def predict(request: Request) -> Response:
