@@ -21,6 +21,7 @@ ROOMS = {
     "loading": {"loading", "bridges"},
     "bridges": {"bridges"},
     "guard": {"guard", "attacks", "defenses", "loading"},
+    "lab": {"lab", "attacks", "auditing", "defenses", "evaluation", "hardening", "loading"},
     "testing": {"testing", "attacks", "evaluation", "auditing", "loading", "reports"},
     "cli": {
         "cli",
@@ -32,6 +33,7 @@ ROOMS = {
         "diagnosis",
         "guard",
         "hardening",
+        "lab",
         "reports",
         "loading",
         "bridges",

@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from sparring import __version__
-from sparring.cli import attack, audit, certify, compare, demo, diagnose, endpoint, fit, guard, harden, init
+from sparring.cli import attack, audit, certify, compare, demo, diagnose, endpoint, fit, guard, harden, init, lab
 from sparring.errors import SparringError
 
 
@@ -60,6 +60,7 @@ app.command("fit")(fit.fit)
 app.command("compare")(compare.compare)
 app.add_typer(guard.app, name="guard")
 app.command("endpoint")(endpoint.endpoint)
+app.command("lab")(lab.lab)
 
 
 def _version(wanted: bool) -> None:
