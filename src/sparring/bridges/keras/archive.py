@@ -44,7 +44,7 @@ def checked(path: Path) -> None:
             weights = archive.read("model.weights.h5")
     except DataError:
         raise
-    except (zipfile.BadZipFile, OSError, ValueError, KeyError, NotImplementedError, RecursionError) as error:
+    except Exception as error:  # the reader meets arbitrary bytes
         raise DataError(
             f"{path} is no .keras archive: {reason(error)}; older .h5 files can hold code and are not read: load them "
             'yourself and save again, model.save("model.keras")'
@@ -81,7 +81,9 @@ def _check_weights(path: Path, content: bytes) -> None:
         with h5py.File(io.BytesIO(content), "r") as file:
             for place in _links(file, h5py):
                 raise DataError(f"{path}: its weights lead to another file ({place!r}): refused")
-    except (OSError, ValueError, RuntimeError, KeyError, RecursionError) as error:
+    except DataError:
+        raise
+    except Exception as error:  # so does HDF5's
         raise DataError(f"{path}: its weights cannot be read: {reason(error)}") from error
 
 

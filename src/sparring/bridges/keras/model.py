@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -87,6 +87,7 @@ def open_keras(path: str | Path) -> KerasModel:
     return from_keras(model)
 
 
+@cache
 def _library() -> ModuleType:
     """Keras, on the backend it was told; where its default, TensorFlow, is not installed, on torch."""
     if find_spec("keras") is None:

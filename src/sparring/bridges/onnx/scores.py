@@ -47,7 +47,12 @@ class OnnxScores(nn.Module):
     def _run(self, part: np.ndarray, batch: int | None) -> np.ndarray:
         missing = 0 if batch is None else batch - len(part)
         filled = np.concatenate([part, np.repeat(part[:1], missing, 0)]) if missing else part
-        scores = np.asarray(self._session.run([self._graph.output], {self._graph.input: filled})[0])
+        try:
+            scores = np.asarray(self._session.run([self._graph.output], {self._graph.input: filled})[0])
+        except Exception as error:  # onnxruntime raises classes of its own
+            raise ModelError(f"{self._graph.path} failed on images {filled.shape}: {reason(error)}") from error
+        if scores.dtype != np.float32 or scores.ndim < 1 or len(scores) != len(filled):
+            raise ModelError(f"{self._graph.path} gives {scores.dtype} {scores.shape} for {len(filled)} images")
         return scores[: len(part)]
 
     def _opened(self) -> Any:
@@ -56,6 +61,7 @@ class OnnxScores(nn.Module):
         options.log_severity_level = 4
         options.intra_op_num_threads = torch.get_num_threads()
         try:
-            return runtime.InferenceSession(str(self._graph.path), options, providers=["CPUExecutionProvider"])
+            place, providers = str(self._graph.path), ["CPUExecutionProvider"]
+            return runtime.InferenceSession(place, options, providers=providers, enable_fallback=False)
         except Exception as error:  # onnxruntime raises classes of its own
             raise ModelError(f"onnxruntime cannot run {self._graph.path}: {reason(error)}") from error
