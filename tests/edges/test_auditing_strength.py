@@ -7,12 +7,12 @@ from unittest import mock
 
 import pytest
 import torch
-from tests.edges.auditing_models import EPS, Around, Misled, audited, found
+from tests.edges.auditing_models import EPS, Around, Misled, audited, found, replayed
 from torch import nn
 
 import sparring as sp
 from sparring.attacks import FGSM, Attack
-from sparring.auditing import gradients, remedies, strength
+from sparring.auditing import curves, gradients, insight, remedies, strength
 from sparring.auditing.report import Curve, CurvePoint, Interval
 from sparring.diagnosis.indirect import BestSeen
 from sparring.estimate import proportion
@@ -51,13 +51,21 @@ def honest(net, data):
     return audited(net, data)
 
 
+def raised(code, model, data, eps=EPS, **options):
+    """The report of a quick audit and its finding of that code, whose script has something to say."""
+    with mock.patch.object(curves, "STEPS", (1.0, 2.0)), mock.patch.object(insight, "SAMPLE", 0):
+        report = sp.audit(model, *data, sp.ThreatModel("linf", eps), effort="quick", **options)
+        (finding,) = found(report, code)
+        assert replayed(finding.replay, model=model, images=data[0], labels=data[1]).strip()
+    return report, finding
+
+
 def test_an_honest_model_raises_none_of_them(honest):
     assert not NEW & {f.code for f in honest.findings}
 
 
 def test_gradients_lost_in_float32_are_taken_in_float64(net, data, honest):
-    report = audited(Around(net, after=lambda z: 3e-44 * z), data, norm="linf")
-    (finding,) = found(report, "gradient-underflow")
+    report, finding = raised("gradient-underflow", Around(net, after=lambda z: 3e-44 * z), data)
     assert finding.resolved
     assert "float64's" in finding.evidence
     left = report.evaluation.robust_accuracy.value - honest.evaluation.robust_accuracy.value
@@ -94,8 +102,8 @@ def test_a_rough_model_is_noticed_and_a_smooth_one_is_not(net, data):
         )
         assert finding.code == "unstable-loss"
         assert not gradients.stability(Around(net, after=lambda z, s=scale: s * z), images, labels, (0, 1))
-    report = audited(lambda x: net(rough(x)), (images[:20], labels[:20]))
-    assert found(report, "unstable-loss")[0].undermines
+    report, finding = raised("unstable-loss", lambda x: net(rough(x)), (images[:20], labels[:20]))
+    assert finding.undermines
     assert report.evaluation.robust_accuracy.value < 0.7
 
 
@@ -137,23 +145,23 @@ class OnlySome(torch.autograd.Function):
 
 
 def test_a_blind_spot_shows_in_the_curve_and_is_searched(net, data):
-    report = audited(lambda x: net(OnlySome.apply(x, data[0])), data)
-    (finding,) = found(report, "success-does-not-grow")
+    few = (data[0][:24], data[1][:24])
+    report, finding = raised("success-does-not-grow", lambda x: net(OnlySome.apply(x, few[0])), few)
     assert "stand" in finding.evidence
     assert not report.believable
     assert any(stage.purpose.startswith("remedy") for stage in report.evaluation.stages)
 
 
 def test_short_attacks_are_lengthened_until_it_no_longer_helps(net, data, honest):
-    report = audited(net, data, attacks=["pgd:steps=2,step_size=0.01,random_start=false"])
-    (finding,) = found(report, "more-steps-help")
+    attacks = ["pgd:steps=2,step_size=0.01,random_start=false"]
+    report, finding = raised("more-steps-help", net, data, attacks=attacks)
     assert "pgd:steps=32,step_size=0.01,random_start=false breaks" in finding.evidence
     assert report.evaluation.robust_accuracy.value <= honest.evaluation.robust_accuracy.value + 0.02
 
 
 def test_a_surrogate_breaks_what_a_false_gradient_leaves(net, data):
-    report = audited(lambda x: net(Misled.apply(x)), data, eps=0.25, attacks=["pgd:steps=10,random_start=false"])
-    (finding,) = found(report, "transfer-wins")
+    attacks = ["pgd:steps=10,random_start=false"]
+    report, finding = raised("transfer-wins", lambda x: net(Misled.apply(x)), data, 0.25, attacks=attacks)
     assert "distilled from" in finding.evidence
     assert report.evaluation.robust_accuracy.value < 0.2
 
@@ -170,10 +178,10 @@ class Elsewhere(Attack):
 
 
 def test_an_attack_made_elsewhere_says_little(net, data):
-    report = audited(net, data, attacks=[Elsewhere()])
-    assert found(report, "surrogate-only")
+    few = (data[0][:24], data[1][:24])
+    report, _ = raised("surrogate-only", net, few, attacks=[Elsewhere()])
     assert report.evaluation.robust_accuracy.value < 0.4
-    assert not found(audited(net, data, attacks=["fgsm"]), "surrogate-only")
+    assert not found(audited(net, few, attacks=["fgsm"]), "surrogate-only")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,11 +206,11 @@ class Keeping(Attack):
 
 
 def test_points_that_an_attack_passed_by_count(net, data):
-    report = audited(net, data, attacks=[Overshooting()])
-    (finding,) = found(report, "silent-success")
+    few = (data[0][:24], data[1][:24])
+    report, finding = raised("silent-success", net, few, attacks=[Overshooting()])
     assert finding.resolved
     assert report.evaluation.robust_accuracy.value < 0.6
-    assert not found(audited(net, data, attacks=[Keeping()]), "silent-success")
+    assert not found(audited(net, few, attacks=[Keeping()]), "silent-success")
 
 
 def test_the_best_point_seen_is_inside_and_met(net, data):
@@ -217,7 +225,8 @@ def test_the_best_point_seen_is_inside_and_met(net, data):
     assert str(BestSeen(Overshooting())).endswith("best point seen")
 
 
-def test_large_logits_are_scaled_down_for_the_cross_entropy(net, data, honest):
-    report = audited(Around(net, after=lambda z: 1000 * z), data, attacks=["pgd:steps=10"])
+def test_large_logits_are_scaled_down_for_the_cross_entropy(net, data):
+    few = (data[0][:24], data[1][:24])
+    report, _ = raised("vanishing-cross-entropy", Around(net, after=lambda z: 1000 * z), few, attacks=["pgd:steps=10"])
     assert any("on smaller logits" in stage.attack and stage.broke for stage in report.evaluation.stages)
-    assert report.evaluation.robust_accuracy.value <= honest.evaluation.robust_accuracy.value + 0.05
+    assert report.evaluation.robust_accuracy.value < 0.4
