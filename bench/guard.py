@@ -262,6 +262,32 @@ def load(net: str, seconds: float, port: int) -> dict[str, Any]:
     return result
 
 
+def soak(net: str, minutes: float, port: int) -> dict[str, Any]:
+    """At half of the maximum rate: memory every ten seconds, and at the end the events beside the accepted requests."""
+    from sparring.guard.events.store import Store
+
+    torch.set_num_threads(1)
+    images = load_split("t10k", 5000)[0]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        profile_for(net, images, folder)
+        guard = Child("guard", net, folder / "g", port)
+        try:
+            singles = pictures(images[:1000])
+            first = loaded(guard, singles, 4, 16)
+            rows, total = [], int(first["requests"])
+            for _ in range(max(1, round(6 * minutes))):
+                row = loaded(guard, singles, 10, 32, first["rate"] / 2)
+                total += int(row["requests"])
+                rows.append(row | {"memory MiB": guard.memory()})
+        finally:
+            guard.stop()
+        store = Store(f"sqlite:///{folder}/g/events.db")
+        events = store.count()
+        store.close()
+    return {"net": net, "rounds": rows, "accepted": total, "events": events}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["load", "soak", "serve"])
@@ -275,7 +301,10 @@ def main() -> None:
     if given.what == "serve":
         serve(given.kind, given.net, given.folder, given.port)
         return
-    result = load(given.net, given.seconds, given.port)
+    if given.what == "soak":
+        result = soak(given.net, given.minutes, given.port)
+    else:
+        result = load(given.net, given.seconds, given.port)
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"guard-{given.what}-{given.net}.json").write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))

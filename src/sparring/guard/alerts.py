@@ -28,6 +28,7 @@ SAID = {
     "duplicate": "sends near-duplicates of one image",
     "blinded": "sends images that only the model's features show to be one",
     "search": "keeps what lowers the margin and changes it again, as random search does",
+    "hub": "goes out from one image again and again, as an estimate of the boundary or a search does",
     "flip": "makes the label of one image flip",
     "bisect": "halves its steps along a line, as a search for the boundary does",
     "drift": "the traffic of most clients has shifted since it was calibrated; this is no attack by one of them",

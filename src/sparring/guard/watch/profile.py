@@ -23,7 +23,7 @@ from sparring.guard.watch.stream import LIKELY, Limits, Seen, Stream
 SCHEMA = 1
 SLACK, STEP, LEAST = 1.15, 2.5, 12.0
 """An alarm needs this many times the evidence that any benign session gathered, so much on top, and never less."""
-QUANTILES = {"margin": 0.3, "rough": 0.98, "radius": 0.01, "angle": 0.999}
+QUANTILES = {"margin": 0.4, "rough": 0.98, "radius": 0.01, "angle": 0.999}
 ENOUGH = 20
 """Sessions below which calibration means nothing."""
 

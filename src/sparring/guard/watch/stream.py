@@ -30,12 +30,13 @@ RECENT = 4
 RARE = 0.002
 """No rate in benign traffic is believed to be lower."""
 LIKELY = {
-    "low_margin": 0.75,
+    "low_margin": 0.9,
     "rough": 0.35,
     "flagged": 0.35,
     "duplicate": 0.9,
     "blinded": 0.5,
     "search": 0.55,
+    "hub": 0.6,
     "flip": 0.3,
     "bisect": 0.5,
 }
@@ -43,9 +44,9 @@ LIKELY = {
 
 Of a new scene: its margin is lower, or its calm parts are rougher, than nearly all benign images'; a detector flags it;
 it repeats an earlier one; only its embedding does. Of a near-duplicate whose nearest neighbour is not the image just
-before it, as in a film: that neighbour is the one with the lowest margin of the whole cluster, as in random search. Of
-any near-duplicate: its label differs from its neighbour's. Of any two steps: they lie on one line and halve, as in
-bisection.
+before it, as in a film: that neighbour is the one with the lowest margin of the whole cluster, as in random search; it
+is the same as the last image's, a hub from which queries go out. Of any near-duplicate: its label differs from its
+neighbour's. Of any two steps: they lie on one line and halve, as in bisection.
 """
 
 
@@ -99,11 +100,14 @@ def kind_of(sign: str) -> str:
 
 @dataclass(eq=False)
 class _Cluster:
-    """Near-duplicates: the first one's label, how many there are, and which has the lowest margin."""
+    """Near-duplicates: the first one's label, how many there are, which has the lowest margin, and the last one's
+    nearest neighbour.
+    """
 
     label: int
     size: int = 0
     lowest: int = -1
+    hub: int = -1
     margin: float = math.inf
 
     def take(self, number: int, seen: Seen) -> None:
@@ -216,6 +220,8 @@ class Stream:
             size = min(cluster.size.bit_length() - 1, 6)
             age = "late" if here - near < RECENT else "early"
             signs[f"search/{size} {age}"] = near + self._gone == cluster.lowest
+            signs[f"hub/{size} {age}"] = near + self._gone == cluster.hub
+        cluster.hub = near + self._gone
         return signs
 
     def _room(self, images: Sequence[Seen]) -> int:

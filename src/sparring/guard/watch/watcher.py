@@ -68,8 +68,7 @@ class Watcher:
 
     def _count(self, who: str, stream: Stream, signs: dict[str, bool], alarms: dict[tuple[str, str], Alarm]) -> None:
         stream.add(signs, self.profile.limits, self.drift.rates)
-        for sign in signs:
-            kind = kind_of(sign)
+        for kind in map(kind_of, signs):
             value, limit = stream.evidence[kind], self.profile.alarms[kind]
             if value > limit:
                 stream.evidence[kind] = min(value, CEILING * limit)
