@@ -14,6 +14,7 @@ import torch
 import sparring as sp
 from sparring.bridges import from_jax
 from sparring.bridges.jax import _to_jax, _to_torch, padded_size
+from sparring.diagnosis.taylor import curvature_along
 from sparring.errors import InputError
 
 CALLS: list[int] = []
@@ -126,3 +127,16 @@ def test_what_is_no_function_is_refused() -> None:
         from_jax(3)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="layout"):
         from_jax(net, parameters(), layout="HWC")
+
+
+def test_second_derivatives_come_through() -> None:
+    """Curvature of the loss, beside the same network in torch."""
+    weight = torch.randn(64, 10, generator=torch.Generator().manual_seed(0))
+    model = from_jax(lambda w, x: jnp.tanh(x.reshape(x.shape[0], -1) @ w), jnp.asarray(weight.numpy()))
+    own = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10, bias=False), torch.nn.Tanh())
+    own[1].weight.data = weight.T.contiguous()
+    x, direction = images(5), images(10)[5:]
+    labels = own(x).argmax(1)
+    ours, theirs = (curvature_along(m, x, labels, "cross_entropy", direction) for m in (model, own))
+    assert torch.allclose(ours, theirs, atol=1e-4 * float(theirs.abs().max()))
+    assert theirs.abs().min() > 0

@@ -12,6 +12,7 @@ import torch
 import sparring as sp
 from sparring.bridges import from_tensorflow
 from sparring.bridges.tensorflow import _to_tensorflow, _to_torch
+from sparring.diagnosis.taylor import curvature_along
 
 RNG = np.random.default_rng(0)
 CONV = tf.Variable(RNG.normal(size=(3, 3, 1, 4)).astype("float32") / 3)
@@ -70,3 +71,16 @@ def test_an_evaluation_works() -> None:
     evaluation = sp.evaluate(model, x, labels, sp.ThreatModel("linf", 0.03), attacks=["pgd:steps=5"])
     assert evaluation.clean_accuracy == 1
     assert evaluation.robust_accuracy < 0.5
+
+
+def test_second_derivatives_come_through() -> None:
+    """Curvature of the loss, beside the same network in torch."""
+    weight = torch.randn(64, 10, generator=torch.Generator().manual_seed(0))
+    model = from_tensorflow(lambda x: tf.tanh(tf.reshape(x, (-1, 64)) @ tf.constant(weight.numpy())))
+    own = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10, bias=False), torch.nn.Tanh())
+    own[1].weight.data = weight.T.contiguous()
+    x, direction = images(5), images(10)[5:]
+    labels = own(x).argmax(1)
+    ours, theirs = (curvature_along(m, x, labels, "cross_entropy", direction) for m in (model, own))
+    assert torch.allclose(ours, theirs, atol=1e-4 * float(theirs.abs().max()))
+    assert theirs.abs().min() > 0

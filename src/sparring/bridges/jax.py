@@ -32,6 +32,11 @@ class JaxModel(Foreign):
         self._traced = jax.jit(lambda p, images: jax.vjp(lambda x: kept(p, x), images))
         self._back = jax.jit(lambda pullback, grads: pullback(grads)[0])
 
+        def along(p: Any, images: Any, grads: Any, direction: Any) -> Any:
+            return (jax.vjp(lambda x: run(p, x), images)[1](grads)[0] * direction).sum()
+
+        self._second = jax.jit(jax.grad(along, argnums=(1, 2)))
+
     def __deepcopy__(self, memo: Any) -> JaxModel:
         """JAX's values never change, so a copy shares them."""
         return JaxModel(self._function, self.parameters_of_jax, self.layout)
@@ -45,6 +50,12 @@ class JaxModel(Foreign):
         n = len(images)
         scores, pullback = self._traced(self.parameters_of_jax, _to_jax(_padded(images)))
         return _to_torch(scores)[:n], lambda grads: _to_torch(self._back(pullback, _to_jax(_padded(grads, 0.0))))[:n]
+
+    def second(self, images: Tensor, grads: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
+        """Exact second derivatives."""
+        n, given = len(images), [_to_jax(_padded(part, 0.0)) for part in (images, grads, direction)]
+        of_images, of_grads = self._second(self.parameters_of_jax, *given)
+        return _to_torch(of_images)[:n], _to_torch(of_grads)[:n]
 
 
 def from_jax(function: Callable[..., Any], parameters: Any = None, *, layout: str = "NHWC") -> JaxModel:

@@ -40,6 +40,20 @@ class TensorFlowModel(Foreign):
         scores, *cut = halves.forward(_to_tensorflow(images))
         return _to_torch(scores), lambda grads: _to_torch(halves.backward(_to_tensorflow(grads), *cut))
 
+    def second(self, images: Tensor, grads: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
+        """Exact second derivatives, by two tapes; rarely asked, so not compiled."""
+        tensorflow = _library()
+        given, cotangent, along = (_to_tensorflow(part) for part in (images, grads, direction))
+        with tensorflow.GradientTape(watch_accessed_variables=False) as outer:
+            outer.watch([given, cotangent])
+            with tensorflow.GradientTape(watch_accessed_variables=False) as inner:
+                inner.watch(given)
+                scores = self._function(given)
+            back = inner.gradient(scores, given, output_gradients=cotangent)
+        zero = tensorflow.UnconnectedGradients.ZERO
+        found = outer.gradient(back, [given, cotangent], output_gradients=along, unconnected_gradients=zero)
+        return _to_torch(found[0]), _to_torch(found[1])
+
     def _of(self, images: Tensor) -> Halves:
         shape = tuple(images.shape[1:])
         if shape not in self._halves:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from sparring.errors import InputError
 
@@ -16,7 +17,8 @@ LAYOUTS = ("NCHW", "NHWC")
 
 
 class Foreign(nn.Module):
-    """A differentiable function of another framework as a module of ours. A subclass writes `scores` and `traced`.
+    """A differentiable function of another framework as a module of ours. A subclass writes `scores`, `traced`
+    and `second`.
 
     layout: "NHWC" hands images over with their channels last. The framework computes in float32.
     """
@@ -34,7 +36,7 @@ class Foreign(nn.Module):
             given = given.permute(0, 2, 3, 1)
         given = given.contiguous()
         if given.requires_grad and torch.is_grad_enabled():
-            scores: Tensor = _Through.apply(given, self.traced)  # type: ignore[no-untyped-call]
+            scores: Tensor = _Through.apply(given, self)  # type: ignore[no-untyped-call]
         else:
             scores = self.scores(given.detach())
         return scores.to(images)
@@ -47,17 +49,45 @@ class Foreign(nn.Module):
     def traced(self, images: Tensor) -> tuple[Tensor, Pullback]:
         """The same, and how a gradient of the scores becomes one of the images."""
 
+    @abstractmethod
+    def second(self, images: Tensor, grads: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
+        """The gradients, with respect to `images` and `grads`, of `direction` times what `grads` becomes there."""
+
 
 class _Through(torch.autograd.Function):
     """Forward and backward are the framework's."""
 
     @staticmethod
-    def forward(ctx: Any, images: Tensor, traced: Callable[[Tensor], tuple[Tensor, Pullback]]) -> Tensor:
+    def forward(ctx: Any, images: Tensor, foreign: Foreign) -> Tensor:
         """The scores; the way back is kept until the backward pass."""
-        scores, ctx.pullback = traced(images.detach())
+        ctx.foreign = foreign
+        ctx.save_for_backward(images)
+        scores, ctx.pullback = foreign.traced(images.detach())
         return scores
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         """The framework's vector-Jacobian product."""
-        return ctx.pullback(grads[0].contiguous()), None
+        if not torch.is_grad_enabled():
+            return ctx.pullback(grads[0].contiguous()), None
+        back: Tensor = _Back.apply(*ctx.saved_tensors, grads[0], ctx.pullback, ctx.foreign)  # type: ignore[no-untyped-call]
+        return back, None
+
+
+class _Back(torch.autograd.Function):
+    """The vector-Jacobian product as something to be differentiated once more, for curvature."""
+
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, grads: Tensor, pullback: Pullback, foreign: Foreign) -> Tensor:
+        """The gradient of the images."""
+        ctx.foreign = foreign
+        ctx.save_for_backward(images, grads)
+        return pullback(grads.detach().contiguous())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        """What a change of it means for images and gradients of the scores."""
+        images, given = (tensor.detach().contiguous() for tensor in ctx.saved_tensors)
+        of_images, of_given = ctx.foreign.second(images, given, grads[0].contiguous())
+        return of_images, of_given, None, None
