@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import io
 import struct
+import time
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import parse_qsl
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -17,13 +20,14 @@ from torch import Tensor, nn
 from sparring.attacks import ATTACKS, FGSM, PGD, parse
 from sparring.errors import DataError, InputError, SparringError
 from sparring.goal import Targeted, Untargeted
-from sparring.lab import curves, panels, rivals
+from sparring.lab import curves, panels, plot, rivals, shop
 from sparring.lab import layers as layering
 from sparring.lab.attempt import Case, TooSlowError, best
 from sparring.lab.controls import controls, written
 from sparring.lab.formula import walk
 from sparring.lab.picture import read_upload, shown
 from sparring.lab.play import KEPT, Play
+from sparring.lab.serve import listening
 from sparring.lab.settings import ATTACK_NAMES, LEVELS, Settings, attacks_in, chosen_attack, threat_at
 from sparring.lab.subject import Example, Shelf, Subject, frozen
 from sparring.loading import Config, merge
@@ -235,6 +239,20 @@ def test_the_first_order_line_touches_the_loss_at_the_picture() -> None:
     assert line.true[-1] > line.straight[-1]  # cross-entropy is convex
 
 
+def test_a_plot_keeps_to_its_frame_and_survives_strange_numbers() -> None:
+    """The straight line neither squeezes the loss nor is bent at the edge; what is no number is left out."""
+    loss = [(0.0, 0.1), (1.0, 0.3), (2.0, float("inf")), (3.0, float("nan"))]
+    lines = [plot.Curve("loss", "one", loss), plot.Curve("line", "straight", [(0.0, 0.1), (3.0, 900.0)])]
+    text = plot.line_plot(lines, title="t", x_label="x", y_label="y", marks=[(9.0, "here", "beyond")])
+    root = ElementTree.fromstring(text)  # well-formed
+    shown = {line.get("class"): (line.get("points") or "").split() for line in root.iter("polyline")}
+    assert len(shown["one"]) == 2
+    heights = [float(point.partition(",")[2]) for point in shown["one"]]
+    assert heights[0] - heights[1] > plot.DOWN / 3
+    assert float(shown["straight"][1].partition(",")[2]) < -1000
+    assert plot.line_plot([plot.Curve("none", "one", [])], title="t", x_label="x", y_label="y")
+
+
 def test_the_formula_holds_for_every_pixel_it_shows(case: Case) -> None:
     threat = threat_at("linf", 8, 64)
     shown_walk = walk(case, threat)
@@ -265,6 +283,16 @@ def test_a_stack_meets_naive_and_adaptive_attacks(case: Case) -> None:
     text = panels.layers(stack, case.subject.clean_are, rows, done=True)
     assert "feature_squeezing" in text
     assert "200 training digits" in text
+
+
+def test_the_search_against_a_stack_is_stopped_too(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(*_: object, progress: Callable[[str, int], None], **__: object) -> None:
+        time.sleep(0.6)
+        progress("a stage", 1)
+
+    monkeypatch.setattr(layering, "evaluate_stack", slow)
+    *_, last = layering.verdicts(case, threat_at("linf", 2, 64), FGSM(), layering.built(case, [], []), seconds=0.5)
+    assert "stopped after 0.5 seconds" in last.note
 
 
 def test_the_gallery_has_every_number(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -377,3 +405,23 @@ def test_asking_leaves_the_model_as_it_was(case: Case) -> None:
         before = case.asked(case.image)
     assert not case.subject.model.training
     assert torch.equal(before, case.asked(case.image))
+
+
+def test_files_are_written_once_and_not_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shop, "KEPT", 2)
+    files = shop.Shop(tmp_path)
+    first = Path(files.path(b"one", "a.png"))
+    stamp = first.stat().st_mtime_ns
+    assert files.path(b"one", "a.png") == str(first)
+    assert first.stat().st_mtime_ns == stamp
+    files.path(b"two", "a.png")
+    files.path(b"three", "a.png")
+    assert not first.exists()
+    assert len(list(tmp_path.rglob("*.png"))) == 2
+
+
+def test_the_page_listens_where_it_is_told_and_refuses_a_taken_port() -> None:
+    with listening("127.0.0.1", 0) as (_, url):
+        port = int(url.rsplit(":", 1)[1].strip("/"))
+        with pytest.raises(InputError, match="--port 0"), listening("127.0.0.1", port):
+            pass

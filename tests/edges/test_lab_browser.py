@@ -6,6 +6,8 @@ import os
 import shutil
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -108,11 +110,9 @@ def test_a_link_opens_as_it_says(page: Any) -> None:
 
 def test_moving_epsilon_answers_at_once(page: Any) -> None:
     number = page.locator("#epsilon input[type=number]")
-    start = time.perf_counter()
     number.fill("3")
     number.press("Enter")
     assert "It holds" in verdict(page, "3/255")
-    assert time.perf_counter() - start < 3  # measured: docs/lab.md; here only that nothing is stuck
     page.locator("#epsilon input[type=range]").focus()
     page.keyboard.press("ArrowRight")
     verdict(page, "4/255")
@@ -220,6 +220,48 @@ def test_the_files_are_what_is_shown(page: Any, tmp_path: Path) -> None:
     picture = np.asarray(Image.open(files["png"]))
     assert exact.shape == (1, 8, 8)
     assert np.abs(picture / 255 - exact[0]).max() <= 0.5 / 255 + 1e-6
+
+
+def test_other_pages_and_other_hosts_are_kept_out(address: str) -> None:
+    """A name that points here (DNS rebinding) is refused; the browser is told to load nothing from elsewhere."""
+    with urllib.request.urlopen(address, timeout=10) as answer:
+        policy = answer.headers["Content-Security-Policy"]
+    assert "default-src 'self'" in policy
+    assert "http" not in policy
+    with pytest.raises(urllib.error.HTTPError, match="400"):
+        urllib.request.urlopen(urllib.request.Request(address, headers={"Host": "evil.example"}), timeout=10)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["digits-cnn", "imagenet-lite0"])
+def test_the_answer_comes_within_four_bare_passes_and_a_third_of_a_second(
+    browser: Any, address: str, model: str
+) -> None:
+    """From the keystroke to the changed page, the best of several: the others measure what else the machine does."""
+    subject = Play().shelf[model]
+    image, bare = subject.example(subject.first).open(), []
+    for _ in range(5):
+        start = time.perf_counter()
+        x = image.clone().requires_grad_()
+        subject.model(x).logsumexp(1).sum().backward()
+        bare.append(time.perf_counter() - start)
+    page = browser.new_page(viewport={"width": 1280, "height": 1000})
+    page.set_default_timeout(2 * WAIT)
+    try:
+        page.goto(f"{address}?model={model}&level=14")
+        page.wait_for_selector(WHOLE)
+        page.wait_for_timeout(3000)
+        moves, number = [], page.locator("#epsilon input[type=number]")
+        for level in range(1, 9):
+            number.fill(str(level))
+            start = time.perf_counter()
+            number.press("Enter")
+            page.wait_for_function(f"document.querySelector('#answer .verdict').innerText.includes(' {level}/255')")
+            moves.append(time.perf_counter() - start)
+            page.wait_for_timeout(300)
+        assert min(moves) <= 4 * sorted(bare)[2] + 0.3, (min(moves), bare)
+    finally:
+        page.close()
 
 
 def test_nothing_came_from_elsewhere_and_nothing_broke(page: Any, address: str) -> None:

@@ -42,7 +42,9 @@ class Timed(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """The model's answer. Raises `TooSlowError` when the time is over."""
         if time.monotonic() > self._end:
-            raise TooSlowError(f"stopped after {self._seconds:g} seconds: choose fewer steps, or a quicker attack")
+            raise TooSlowError(
+                f"stopped after {self._seconds:g} seconds: this picture needs fewer steps, or a quicker attack"
+            )
         output: Tensor = self.inner(images)
         return output
 

@@ -23,7 +23,6 @@ from sparring.rng import digest
 
 ANY = -1
 """The target's value for any other class."""
-FAULT = "something went wrong in the model or in sparring; the terminal that runs the lab says what"
 
 
 def _told(handler: Callable[..., Iterator[str]]) -> Callable[..., Iterator[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ from sparring.defenses import Stack, evaluate_stack
 from sparring.defenses.detectors import DETECTORS, Fitted
 from sparring.defenses.transforms import TRANSFORMS, parse
 from sparring.errors import InputError, SparringError
-from sparring.lab.attempt import PATIENCE, Case, Timed, best
+from sparring.lab.attempt import PATIENCE, Case, Timed, TooSlowError, best
 from sparring.lab.subject import Subject
 from sparring.threat import ThreatModel
 
@@ -74,10 +75,19 @@ def verdicts(
     name = "adaptive: a search that follows the whole stack"
     if case.subject.size > LARGE or case.target is not None:
         why = "takes minutes for images of this size" if case.subject.size > LARGE else "is for any wrong class"
-        yield Verdict(name, None, None, False, (), False, note=f"not here: it {why}; run `sparring compare`")
+        yield Verdict(name, None, None, False, (), False, note=f"not here: it {why}; sparring compare does it")
         return
-    label = torch.tensor([case.label])
-    outcome = evaluate_stack(stack, case.image, label, threat, effort="quick")
+    label, end = torch.tensor([case.label]), time.monotonic() + seconds
+
+    def watched(stage: str, standing: int) -> None:
+        if time.monotonic() > end:
+            raise TooSlowError(f"stopped after {seconds:g} seconds; sparring compare has more patience")
+
+    try:
+        outcome = evaluate_stack(stack, case.image, label, threat, effort="quick", progress=watched)
+    except SparringError as error:
+        yield Verdict(name, None, None, False, (), False, note=str(error))
+        return
     found = case.image if outcome.adversarials is None else outcome.adversarials
     by = outcome.records[0].broken_by
     yield _verdict(case, stack, f"{name}{'' if by is None else f' ({by})'}", found, threat)

@@ -130,9 +130,9 @@ def _choices(models: tuple[str, ...], first: str) -> dict[str, Any]:
     example = gr.Textbox(visible="hidden", elem_id="example")
     model = gr.Dropdown(list(models), value=first, label="Model", elem_id="model")
     with gr.Row():
-        norm = gr.Radio(list(NORMS), value="linf", label="Norm", elem_id="norm", min_width=200)
+        norm = gr.Radio(list(NORMS), value="linf", label="Norm", elem_id="norm", min_width=260)
         attack = gr.Dropdown(
-            list(attacks_in("linf")), value="fgsm", label="Attack", elem_id="attack", filterable=True, min_width=140
+            list(attacks_in("linf")), value="fgsm", label="Attack", elem_id="attack", filterable=True, min_width=110
         )
     target = gr.Dropdown([("any other class", -1)], value=-1, label="Target", elem_id="target")
     with gr.Accordion("Parameters of the attack", open=False):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from html import escape
 
 WIDTH, HEIGHT = 460, 230
-LEFT, RIGHT, TOP, BOTTOM = 46, 12, 10, 34
+LEFT, TOP, ACROSS, DOWN = 52, 10, 396, 186
+"""The frame of the curves."""
 
 
 @dataclass(frozen=True)
@@ -28,50 +30,78 @@ def line_plot(
     marks: Sequence[tuple[float, str, str]] = (),
     percent: bool = False,
 ) -> str:
-    """An `<svg>` with axes, a legend below, and upright `marks` (x, class, text). Names are escaped here."""
-    xs = [x for curve in curves for x, _ in curve.points] or [0.0, 1.0]
-    ys = [y for curve in curves for _, y in curve.points] or [0.0, 1.0]
-    right = max(xs) or 1.0
-    low, high = (0.0, 1.0) if percent else _range(min(ys), max(ys))
+    """An `<svg>` with axes, a legend below, and upright `marks` (x, class, text). Names are escaped here.
 
-    def at(x: float, y: float) -> tuple[float, float]:
-        across = LEFT + (WIDTH - LEFT - RIGHT) * x / right
-        down = TOP + (HEIGHT - TOP - BOTTOM) * (high - y) / (high - low)
-        return round(across, 1), round(down, 1)
-
-    parts = [f"<title>{escape(title)}</title>"]
-    for step in range(5):
-        y = low + (high - low) * step / 4
-        _, down = at(0, y)
-        text = f"{100 * y:.0f} %" if percent else f"{y:.2g}"
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{down}" y2="{down}"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{down + 4}" text-anchor="end">{text}</text>')
-    for step in range(6):
-        across, _ = at(right * step / 5, low)
-        parts.append(
-            f'<text x="{across}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{right * step / 5:.3g}</text>'
+    The height fits the curves but the "straight" ones, which leave the plot where they rise above it.
+    """
+    known = [replace(curve, points=[p for p in sorted(curve.points) if all(map(math.isfinite, p))]) for curve in curves]
+    right = max((x for curve in known for x, _ in curve.points), default=1.0) or 1.0
+    low, high = (0.0, 1.0) if percent else _range([y for c in known if c.look != "straight" for _, y in c.points])
+    scale = Scale(right, low, high)
+    inside = f'x="{LEFT - 3}" y="{TOP - 3}" width="{ACROSS + 6}" height="{DOWN + 6}"'
+    frame = f'<svg class="inside" {inside} viewBox="{LEFT - 3} {TOP - 3} {ACROSS + 6} {DOWN + 6}">'
+    drawn = "".join(
+        (
+            f"<title>{escape(title)}</title>",
+            *_grid(scale, percent),
+            *(_mark(scale, *mark) for mark in marks),
+            frame,
+            *(_line(scale, curve) for curve in known),
+            "</svg>",
+            f'<text x="{LEFT + ACROSS // 2}" y="{HEIGHT - 2}" text-anchor="middle">{escape(x_label)}</text>',
         )
-    for x, look, text in marks:
-        across, _ = at(min(x, right), low)
-        parts.append(
-            f'<line class="mark {look}" x1="{across}" x2="{across}" y1="{TOP}" y2="{HEIGHT - BOTTOM}">'
-            f"<title>{escape(text)}</title></line>"
-        )
-    for curve in curves:
-        places = [at(x, min(max(y, low), high)) for x, y in sorted(curve.points)]
-        line = " ".join(f"{x},{y}" for x, y in places)
-        parts.append(f'<polyline class="{curve.look}" points="{line}"/>')
-        parts += [f'<circle class="{curve.look}" cx="{x}" cy="{y}" r="2.4"/>' for x, y in places]
-    parts.append(f'<text x="{(LEFT + WIDTH) // 2}" y="{HEIGHT - 2}" text-anchor="middle">{escape(x_label)}</text>')
+    )
     legend = "".join(f'<span class="{curve.look}">{escape(curve.name)}</span>' for curve in curves)
     legend += "".join(f'<span class="mark {look}">{escape(text)}</span>' for _, look, text in marks)
-    drawn = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">{"".join(parts)}</svg>'
-    return (
-        f'<figure class="plot"><figcaption>{escape(y_label)}</figcaption>{drawn}<p class="legend">{legend}</p></figure>'
-    )
+    picture = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">{drawn}</svg>'
+    caption = f"<figcaption>{escape(y_label)}</figcaption>"
+    return f'<figure class="plot">{caption}{picture}<p class="legend">{legend}</p></figure>'
 
 
-def _range(low: float, high: float) -> tuple[float, float]:
-    """A little more than what is drawn; 0 where everything lies above it, so that small slopes look small."""
-    room = 0.05 * (high - low) or 1.0
+@dataclass(frozen=True)
+class Scale:
+    """Where a point of the plot is drawn: x from 0 to `right`, y from `low` to `high`."""
+
+    right: float
+    low: float
+    high: float
+
+    def at(self, x: float, y: float) -> tuple[float, float]:
+        """Across and down."""
+        down = TOP + DOWN * (self.high - y) / (self.high - self.low)
+        return round(LEFT + ACROSS * min(x, self.right) / self.right, 1), round(down, 1)
+
+
+def _grid(scale: Scale, percent: bool) -> Iterator[str]:
+    for step in range(5):
+        y = scale.low + (scale.high - scale.low) * step / 4
+        _, down = scale.at(0, y)
+        text = f"{100 * y:.0f} %" if percent else _tick(y, scale.high)
+        yield f'<line class="grid" x1="{LEFT}" x2="{LEFT + ACROSS}" y1="{down}" y2="{down}"/>'
+        yield f'<text x="{LEFT - 6}" y="{down + 4}" text-anchor="end">{text}</text>'
+    for step in range(6):
+        x = scale.right * step / 5
+        yield f'<text x="{scale.at(x, 0)[0]}" y="{TOP + DOWN + 16}" text-anchor="middle">{x:.3g}</text>'
+
+
+def _mark(scale: Scale, x: float, look: str, text: str) -> str:
+    across, _ = scale.at(x, scale.low)
+    place = f'x1="{across}" x2="{across}" y1="{TOP}" y2="{TOP + DOWN}"'
+    return f'<line class="mark {look}" {place}><title>{escape(text)}</title></line>'
+
+
+def _line(scale: Scale, curve: Curve) -> str:
+    places = [scale.at(x, y) for x, y in curve.points]
+    dots = "".join(f'<circle class="{curve.look}" cx="{x}" cy="{y}" r="2.4"/>' for x, y in places)
+    return f'<polyline class="{curve.look}" points="{" ".join(f"{x},{y}" for x, y in places)}"/>{dots}'
+
+
+def _tick(value: float, most: float) -> str:
+    return f"{value:.0f}" if most >= 10 else f"{value:.2f}" if most >= 0.1 else f"{value:.1e}"
+
+
+def _range(ys: Sequence[float]) -> tuple[float, float]:
+    """A little more than what is drawn; from 0 where everything lies above it, so that small slopes look small."""
+    low, high = min(ys, default=0.0), max(ys, default=1.0)
+    room = 0.15 * (high - low) or 1.0
     return (0.0 if low >= 0 else low - room), high + room

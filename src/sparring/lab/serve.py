@@ -79,6 +79,7 @@ def listening(host: str, port: int) -> Iterator[tuple[socket.socket, str]]:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             bound.bind((host, port))
+            bound.listen()  # a browser that comes early waits
         except (OSError, OverflowError) as error:
             raise InputError(
                 f"cannot listen on {host}:{port}: {error}; choose another, --port 0 is a free one"
