@@ -12,7 +12,7 @@ from sparring.attacks import FGSM, PGD
 from sparring.black_box import access_of
 from sparring.diagnosis.blockers import traced
 from sparring.diagnosis.health import health, training_bias
-from sparring.diagnosis.landscape import between, directions, failure, landscape
+from sparring.diagnosis.landscape import COARSE, LARGE, SIDE, between, directions, failure, landscape
 from sparring.diagnosis.lipschitz import sensitivity
 from sparring.diagnosis.repair import blocking
 from sparring.diagnosis.result import Diagnosis, Landscape
@@ -118,9 +118,10 @@ def _planes(model: Model, image: Tensor, label: Tensor, threat: ThreatModel, see
     two = tuple(attack for attack in PLANE if threat.norm in attack.threats)
     names = (str(two[0]), f"{two[1]}, at right angles")
     ways = between(model, image, label, threat, two)
+    side = SIDE if image.numel() < LARGE else COARSE
     return (
-        landscape(model, image, label, directions(model, image, label, threat, seed), threat.bounds),
-        landscape(model, image, label, ways, threat.bounds, names=names),
+        landscape(model, image, label, directions(model, image, label, threat, seed), threat.bounds, side=side),
+        landscape(model, image, label, ways, threat.bounds, names=names, side=side),
     )
 
 

@@ -10,13 +10,15 @@ from torch import Tensor
 
 from sparring.attacks import Attack
 from sparring.diagnosis.result import Failure, Landscape
-from sparring.diagnosis.taylor import gradient, losses_of
+from sparring.diagnosis.taylor import gradient, losses_from
 from sparring.goal import Untargeted
 from sparring.model import Model, frozen_eval, logits_of
 from sparring.norms import per_image
 from sparring.threat import ThreatModel
 
-SIDE = 21
+SIDE, COARSE = 21, 11
+"""Points along a side of a picture; of one around a large image."""
+LARGE = 50_000
 REACH = 2.0
 BATCH = 32
 TURNED = 20
@@ -69,8 +71,9 @@ def landscape(
                 image + per_image(part[:, 0], image[None]) * planes[0] + per_image(part[:, 1], image[None]) * planes[1]
             )
             points = points.clamp(*bounds)
-            values.append(losses_of(model, points, label.expand(len(points)), "cross_entropy"))
-            classes.append(logits_of(model, points).argmax(1))
+            logits = logits_of(model, points)
+            values.append(losses_from(logits, label.expand(len(points)), "cross_entropy"))
+            classes.append(logits.argmax(1))
     grid = torch.cat(values).nan_to_num().view(side, side).tolist()
     kinds = torch.cat(classes).view(side, side).tolist()
     return Landscape(

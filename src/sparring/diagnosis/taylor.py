@@ -22,7 +22,11 @@ POINT = 0.01
 
 def losses_of(model: Model, points: Tensor, labels: Tensor, loss: str) -> Tensor:
     """The loss (N,) of every image."""
-    logits = logits_of(model, points)
+    return losses_from(logits_of(model, points), labels, loss)
+
+
+def losses_from(logits: Tensor, labels: Tensor, loss: str) -> Tensor:
+    """The loss (N,) of logits (N, K)."""
     return resolve(loss, logits.shape[1], targeted=False)[0](logits, Untargeted(labels))
 
 
