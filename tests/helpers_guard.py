@@ -169,7 +169,10 @@ class Postgres:
         time.sleep(0.2)
 
     def stop(self) -> None:
-        self._run("pg_ctl", "-D", str(self.folder / "data"), "-m", "immediate", "stop", seconds=5)
+        """At the end; a server that a test left killed has nothing to stop."""
+        if not (self.folder / "data" / "postmaster.pid").exists():
+            return
+        self._run("pg_ctl", "-D", str(self.folder / "data"), "-m", "immediate", "-t", "20", "stop", seconds=20)
 
     def _run(self, name: str, *arguments: str, seconds: float = 0.0) -> None:
         """Run one of PostgreSQL's programs, again for `seconds` while it fails (pg_ctl's child keeps its output)."""

@@ -136,13 +136,13 @@ def queries(attack, net: nn.Module, image: Tensor, label: Tensor, eps: float) ->
 @pytest.mark.parametrize("attack", [Square(queries=250), HopSkipJump(queries=250)], ids=str)
 def test_attacks_raise_alarms(profile, engine, digits_net, digits_data, attack) -> None:
     images, labels = digits_data
-    right = (digits_net(images).argmax(1) == labels).nonzero().flatten()[-12:]
+    right = (digits_net(images).argmax(1) == labels).nonzero().flatten()[-8:]
     found = []
     for row in right.tolist():
         asked = queries(attack, digits_net, images[row : row + 1], labels[row : row + 1], 0.02)
         if len(asked) > 20:  # it has not succeeded at once
             found.append(run(profile, seen_of(engine(asked)))[0])
-    assert len(found) >= 9
+    assert len(found) >= 5
     assert all(alarm is not None for alarm in found), found
 
 
