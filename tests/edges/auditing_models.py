@@ -73,7 +73,9 @@ class OnlyAtData(torch.autograd.Function):
 
 
 def audited(model: nn.Module, data: Any, eps: float = EPS, *, norm: str = "linf", **options: Any) -> Report:
-    """A quick audit with short curves and without a diagnosis; every finding's script is run on what was audited, and has something to say."""
+    """A quick audit with short curves and without a diagnosis; every finding's script is run on what was audited, and
+    has something to say.
+    """
     options.setdefault("effort", "quick")
     with mock.patch.object(curves, "STEPS", (1.0, 2.0)), mock.patch.object(insight, "SAMPLE", 0):
         report = sp.audit(model, *data, sp.ThreatModel(norm, eps), **options)
