@@ -15,7 +15,7 @@ from sparring.attacks.minimal import MinimalAttack
 from sparring.auditing.exhibit import Prediction
 from sparring.auditing.pictures import class_name, from_8bit, to_8bit
 from sparring.black_box import access_of
-from sparring.errors import InputError, SparringError
+from sparring.errors import InputError
 from sparring.goal import Goal, Targeted, Untargeted
 from sparring.lab.subject import Subject
 from sparring.model import frozen_eval, logits_of, probabilities
@@ -28,7 +28,7 @@ PATIENCE = 60.0
 ONE_STEP = FGSM()
 
 
-class TooSlowError(SparringError):
+class TooSlowError(InputError):
     """An attack was stopped because it took too long for a page."""
 
 
