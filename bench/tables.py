@@ -1,7 +1,7 @@
 """The published tables, from the records in bench/results to docs/benchmarks.md.
 
-`.bench-venv/bin/python bench/tables.py` prints those of speed and of verdicts; with `--write` they, and the arsenal's, go
-into the page.
+`.bench-venv/bin/python bench/tables.py` prints those of speed and of verdicts; with `--write` they, and the arsenal's,
+go into the page.
 """
 
 from __future__ import annotations
