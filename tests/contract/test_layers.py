@@ -47,7 +47,7 @@ ALSO = {
         "sparring.certification.certificate",
         "sparring.defenses.comparison",
         "sparring.diagnosis.result",
-    }
+    },
 }
 """Single modules of other rooms."""
 FORBIDDEN = {"reports": {"torch"}, "cli": {"torch", "numpy"}}
