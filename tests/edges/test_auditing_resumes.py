@@ -6,7 +6,7 @@ import pytest
 from tests.edges.auditing_models import Around, Counted, OnlyAtData, found
 
 import sparring as sp
-from sparring.auditing import AuditInterrupted, checks, curves
+from sparring.auditing import AuditInterrupted, checks, curves, insight
 from sparring.evaluation import robustness_curve
 
 THREAT = sp.ThreatModel("linf", 0.05)
@@ -25,6 +25,7 @@ def net():
 @pytest.fixture(autouse=True)
 def short_curves(monkeypatch):
     monkeypatch.setattr(curves, "STEPS", (1.0, 2.0))
+    monkeypatch.setattr(insight, "SAMPLE", 0)  # a diagnosis is made anew
 
 
 def outcome(report):
@@ -45,6 +46,8 @@ def test_every_stage_comes_to_its_end_once(net, data):
         "curve of quick attacks",
         "check: many steps against FGSM",
         "check: the whole box as budget",
+        "check: more steps, round 1",
+        "check: a surrogate",
         "check: Square on what gradients left",
         "check: gradients on what Square broke",
         "remedies: what still stands",

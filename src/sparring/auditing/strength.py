@@ -59,9 +59,9 @@ def more_steps(request: Request, evaluation: Evaluation) -> Checked:
     chosen = [survivors[place] for place in sample(len(survivors), SAMPLE, request.seed)]
     left, found, attack, settled = chosen, 0, longest, False
     useful: Attack | None = None
-    for _ in range(ROUNDS):
+    for number in range(1, ROUNDS + 1):
         attack = _longer(attack)
-        again = request.again(left, [attack], "check: more steps")
+        again = request.again(left, [attack], f"check: more steps, round {number}")
         stand = [left[r.index] for r in again.records if survived(r)]
         gained = len(left) - len(stand)
         if not _clear(gained, len(survivors) / len(chosen), len(evaluation.records)):
