@@ -93,9 +93,12 @@ def test_a_wrong_link_is_no_error(query: dict[str, str]) -> None:
 @pytest.mark.parametrize(
     "text", ["os:system", "fgsm+os:system:x=1", "tests.helpers_core:Mine", "", "eot", "patch", "nope"]
 )
-def test_a_link_cannot_name_code(text: str) -> None:
+def test_a_link_cannot_name_code(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    imported: list[str] = []
+    monkeypatch.setattr("sparring.attacks.spec.importlib.import_module", imported.append)
     with pytest.raises(InputError):
         chosen_attack(text)
+    assert imported == []
 
 
 def test_the_slider_in_steps_of_a_grey_level() -> None:
