@@ -91,7 +91,8 @@ def test_a_wrong_link_is_no_error(query: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["os:system", "fgsm+os:system:x=1", "tests.helpers_core:Mine", "", "eot", "patch", "nope"]
+    "text",
+    ["os:system", "fgsm+os:system:x=1", "fgsm:step=1+os:system", "tests.helpers_core:Mine", "", "eot", "patch", "nope"],
 )
 def test_a_link_cannot_name_code(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     imported: list[str] = []
