@@ -166,7 +166,8 @@ class Postgres:
         os.kill(number, 9)
         while Path(f"/proc/{number}").exists() and "Z" not in Path(f"/proc/{number}/stat").read_text().split()[2]:
             time.sleep(0.02)
-        time.sleep(0.2)
+        time.sleep(0.5)  # its children notice
+        (self.folder / "data" / "postmaster.pid").unlink(missing_ok=True)  # a zombie would count as running
 
     def stop(self) -> None:
         """At the end; a server that a test left killed has nothing to stop."""

@@ -13,7 +13,6 @@ from sqlalchemy.exc import InterfaceError, InternalError, OperationalError, SQLA
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from sparring.guard.events.store import Row, Store
-from sparring.guard.events.tables import EVENTS
 
 LOG = logging.getLogger("sparring.guard")
 BATCH = 1000
@@ -112,7 +111,7 @@ class Writer:
         while True:
             try:
                 with self.store.begin() as connection:
-                    self.store.add(EVENTS, rows, connection)
+                    self.store.add_events(rows, connection)
             except SQLAlchemyError as error:
                 self.failures += 1
                 if self.healthy:
