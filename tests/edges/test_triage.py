@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import sparring as sp
 from sparring.attacks import Attack
 from sparring.evaluation import EFFORTS, EvaluationInterrupted, Progress
-from sparring.evaluation.effort import Effort
+from sparring.evaluation.effort import SAMPLE, Effort
 from sparring.evaluation.spot_check import ALPHA, missed
 from sparring.problem import Problem
 
@@ -73,8 +73,8 @@ def test_nothing_hidden_leaves_the_bound_of_one_sample(run) -> None:
     found = run(effort(check=(Flip(),)), 0)
     left_out = N - math.ceil(0.12 * N)
     assert [s.purpose for s in found.stages] == ["", "spot check 1"]
-    assert found.stages[1].tried == 60
-    assert found.missed_bound == missed(left_out, 60, ALPHA / 2) / N
+    assert found.stages[1].tried == SAMPLE
+    assert found.missed_bound == missed(left_out, SAMPLE, ALPHA / 2) / N
 
 
 def test_a_break_in_the_sample_widens_the_stage_and_draws_afresh(run) -> None:
@@ -85,7 +85,7 @@ def test_a_break_in_the_sample_widens_the_stage_and_draws_afresh(run) -> None:
     assert found.stages[1].broke > 0
     assert found.robust_accuracy < 0.75
     covered = {r.index for r in found.records if r.forwards > 2}
-    assert len(covered) > 60
+    assert len(covered) > SAMPLE
 
 
 def test_the_bound_holds_as_often_as_it_says(run) -> None:
@@ -134,8 +134,8 @@ def test_a_find_without_gradients_sends_the_deep_search_to_everyone(run) -> None
 def test_the_sample_of_the_check_gets_the_search_too(run) -> None:
     found = run(effort(check=(Flip(above=2.0),), search=(BlindFlip(),)), 0)
     assert [s.purpose for s in found.stages[1:]] == ["spot check 1", "spot check 1"]
-    assert found.stages[1].tried == found.stages[2].tried == 60
-    assert found.missed_bound == missed(N - math.ceil(0.12 * N), 60, ALPHA / 2) / N
+    assert found.stages[1].tried == found.stages[2].tried == SAMPLE
+    assert found.missed_bound == missed(N - math.ceil(0.12 * N), SAMPLE, ALPHA / 2) / N
     assert found.warnings == ()
 
 

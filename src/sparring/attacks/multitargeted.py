@@ -24,7 +24,7 @@ class MultiTargeted(Attack):
     per class. restarts: rounds over the classes; all but the first begin at random points. random_start: the first
     does too. step_size, schedule, momentum: as in PGD and MIFGSM. loss: "margin" is z_target - z_label.
     Solved images leave at once; in linf and l2 an image leaves a class that it cannot reach in time. Where the goal
-    is itself a target, that is the one class tried.
+    is itself a target, that is the one class tried, in one run as long as all `targets` together.
     """
 
     paper: ClassVar[str] = (
@@ -55,10 +55,11 @@ class MultiTargeted(Attack):
         size = self.step_size
         if size is None:
             size = default_step_size(problem.threat, self.steps, self.schedule)
-        sizes = step_schedule(self.schedule, size, self.steps)
         best = Best(problem)
         rows = torch.arange(len(problem), device=problem.images.device)
         order = promising(problem, self.targets)
+        one = isinstance(problem.goal, Targeted)
+        sizes = step_schedule(self.schedule, size, self.steps * (self.targets if one else 1))
         sparse = problem.threat.norm in ("l1", "l0")
         for restart in range(self.restarts):
             for column in range(order.shape[1]):
