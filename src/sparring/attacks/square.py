@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sparring import losses
 from sparring.attacks.ascent import Best
-from sparring.attacks.base import Attack, at_least
+from sparring.attacks.base import Attack, at_least, checked_flag
 from sparring.attacks.windows import Canvas, bump
 from sparring.errors import InputError
 from sparring.goal import Targeted
@@ -61,6 +61,7 @@ class Square(Attack):
             raise InputError(f"p_init is a share of the image and must be <= 1, got {self.p_init!r}")
         if self.loss is not None:
             losses.checked(self.loss)
+        checked_flag("rescale", self.rescale)
 
     def run(self, problem: Problem) -> Tensor:
         """The best point of all restarts, per image."""

@@ -25,6 +25,7 @@ def server(guard: Guard, host: str, port: int) -> uvicorn.Server:
         create_app(guard),
         host=host,
         port=port,
+        log_config=None,  # a program's own handlers are not uvicorn's to close
         log_level="warning",
         access_log=False,
         server_header=False,

@@ -93,4 +93,5 @@ def server(play: Play, host: str) -> uvicorn.Server:
     app = create_app(play, host)
     import uvicorn
 
-    return uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=2))
+    config = uvicorn.Config(app, log_config=None, log_level="warning", access_log=False, timeout_graceful_shutdown=2)
+    return uvicorn.Server(config)
