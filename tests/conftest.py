@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import sys
+from importlib.util import find_spec
+
 import pytest
 import torch
 from tests.helpers_core import digits, small_net, train
 from torch import Tensor, nn
 
 torch.set_num_threads(1)
+if find_spec("absl") is not None:  # Keras and JAX bring it; its handler closes the stream that it found, pytest's own
+    from absl import logging as absl_logging
+
+    absl_logging.get_absl_handler().python_handler.stream = sys.__stderr__
 
 
 @pytest.fixture(scope="session")
