@@ -21,7 +21,7 @@ from sparring.auditing.request import Request, sample
 from sparring.black_box import BlackBox, access_of
 from sparring.diagnosis.randomised import Drawn
 from sparring.errors import InputError
-from sparring.evaluation import EFFORTS, EvaluationInterrupted, Progress
+from sparring.evaluation import EFFORTS, Evaluation, EvaluationInterrupted, Progress
 from sparring.evaluation.driver import DISPROVED
 from sparring.evaluation.effort import chosen_plan
 from sparring.evaluation.task import Images, Subset, checked_task
@@ -138,6 +138,7 @@ def _investigate(request: Request, ready: Preflight, proof: proofs.Proof | None)
             if draft.contradicted and DISPROVED not in evaluation.warnings:
                 draft.evaluation = evaluation = request.evaluated()
             evaluation = remedies.escalated(request, evaluation, draft.findings, draft.asked_for)
+            _beside_the_curves(request, evaluation, draft)
         draft.evaluation, draft.checked = evaluation, evaluation.complete
         draft.diagnosis = insight.diagnosed(request, ready) if evaluation.complete else None
         draft.pictures = first_broken(request.model, request.images, evaluation, request.class_names)
@@ -163,17 +164,16 @@ def _look_closer(request: Request, ready: Preflight, draft: Draft) -> None:
     threat, evaluation = request.threat, draft.evaluation
     if not isinstance(threat, ThreatModel):
         return
-    left = checks.standing(request, evaluation)
     nearest: dict[int, float] = {}
     for measured in curves.measured(request, threat, ready.differentiable):
         draft.curves.append(measured.curve)
         nearest |= measured.distances
     draft.contradicted = tuple(proofs.contradicted(evaluation, draft.proof, nearest))
-    draft.findings += checks.stronger_curve(draft.curves, left, threat.eps)
+    if request.named:  # what was asked for, before anything is added to it
+        draft.findings += checks.stronger_curve(draft.curves, checks.standing(request, evaluation), threat.eps)
     near = [i for i in checks.unproved(request, evaluation) if nearest.get(i, math.inf) <= threat.eps]
     if near and not request.named:  # a curve came nearer than the evaluation
         draft.asked_for += EFFORTS["standard"].close
-    draft.curves.append(curves.headline_point(threat, left, targeted=evaluation.targeted))
     if ready.differentiable:
         draft.findings += checks.weaker_beats_stronger(request, evaluation)
         draft.findings += checks.unbounded(request, evaluation)
@@ -187,6 +187,15 @@ def _look_closer(request: Request, ready: Preflight, draft: Draft) -> None:
             found, asked_for = checks.gradient_free(request, evaluation, masked=bool(suspicious & checks.MASKED))
             draft.findings += found
             draft.asked_for += asked_for
+
+
+def _beside_the_curves(request: Request, evaluation: Evaluation, draft: Draft) -> None:
+    """The final number beside the curves: one that still lies under it shows that the attacks were too weak."""
+    if isinstance(request.threat, ThreatModel):
+        left = checks.standing(request, evaluation)
+        if not request.named:
+            draft.findings += checks.stronger_curve(draft.curves, left, request.threat.eps)
+        draft.curves.append(curves.headline_point(request.threat, left, targeted=evaluation.targeted))
 
 
 def _interrupted(request: Request, draft: Draft) -> Finding:

@@ -57,7 +57,7 @@ class Engine:
     def __init__(self, stack: Stack, shape: Sequence[int], names: Sequence[str] | None = None) -> None:
         c, h, w = shape
         self.stack, self.shape, self.names = stack, (int(c), int(h), int(w)), names
-        self._first: Tensor | None = None
+        self._embedding = _Embedding()
         self._hooked: Any = None
         probe = torch.rand((2, *self.shape), generator=torch.Generator().manual_seed(0))
         self._device = device_of(stack.model, probe)
@@ -92,14 +92,15 @@ class Engine:
 
     def __call__(self, images: Tensor) -> Answers:
         """Decide on images (N, C, H, W) in [0, 1]. Raises `ModelError` where the model breaks its contract."""
-        self._first = None
+        self._embedding.first = None
         asked = laid_out(images, True) if self._plan.channels_last else images
         with torch.inference_mode():
             sight = self.stack.look(asked.to(self._device), self._streams(images))
             logits = sight.served.float().cpu()
             best, order = logits.topk(min(TOP, logits.shape[1]))
             shares = logits.softmax(1).gather(1, order).numpy()
-            features = logits if self._first is None else self._first[: len(images)].cpu()
+            first, self._embedding.first = self._embedding.first, None
+            features = logits if first is None else first[: len(images)].cpu()
             prints = Prints(thumbnails(images), projected(features), roughness(images))
         flagged, lead = sight.flagged.cpu().numpy(), best.numpy()
         return Answers(
@@ -136,11 +137,18 @@ class Engine:
         model: Any = self.stack.model
         linear = [part for part in model.modules() if isinstance(part, nn.Linear)] if _is_module(model) else []
         if linear:
-            self._hooked = linear[-1].register_forward_pre_hook(self._keep)
+            self._hooked = linear[-1].register_forward_pre_hook(self._embedding)
 
-    def _keep(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        if self._first is None:  # of several versions of the images, the one that is answered for
-            self._first = inputs[0].detach().flatten(1)
+
+class _Embedding:
+    """Keeps what its module is given first. Of its own, so that a model that is served can be copied all the same."""
+
+    def __init__(self) -> None:
+        self.first: Tensor | None = None
+
+    def __call__(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if self.first is None:  # of several versions of the images, the one that is answered for
+            self.first = inputs[0].detach().flatten(1)
 
 
 def _is_module(model: object) -> bool:
