@@ -21,6 +21,7 @@ from sparring.lab.serve import listening, server
 
 pytestmark = [
     pytest.mark.browser,
+    pytest.mark.slow,  # a minute, and one process must run them all in their order
     pytest.mark.xdist_group("lab"),
     pytest.mark.filterwarnings("ignore"),  # those in gradio's threads; test_lab.py keeps ours errors
 ]
