@@ -137,6 +137,8 @@ def _investigate(request: Request, ready: Preflight, proof: proofs.Proof | None)
             _look_closer(request, ready, draft)
             if draft.contradicted and DISPROVED not in evaluation.warnings:
                 draft.evaluation = evaluation = request.evaluated()
+            again = (*curves.QUICK, *EFFORTS["standard"].close)
+            evaluation = remedies.retried(request, evaluation, draft.near, again)
             evaluation = remedies.escalated(request, evaluation, draft.findings, draft.asked_for)
             _beside_the_curves(request, evaluation, draft)
         draft.evaluation, draft.checked = evaluation, evaluation.complete
@@ -173,7 +175,7 @@ def _look_closer(request: Request, ready: Preflight, draft: Draft) -> None:
         draft.findings += checks.stronger_curve(draft.curves, checks.standing(request, evaluation), threat.eps)
     near = [i for i in checks.unproved(request, evaluation) if nearest.get(i, math.inf) <= threat.eps]
     if near and not request.named:  # a curve came nearer than the evaluation
-        draft.asked_for += EFFORTS["standard"].close
+        draft.near = near
     if ready.differentiable:
         draft.findings += checks.weaker_beats_stronger(request, evaluation)
         draft.findings += checks.unbounded(request, evaluation)

@@ -41,6 +41,7 @@ class Draft:
     contradicted: tuple[int, ...] = ()
     diagnosis: Diagnosis | None = None
     asked_for: list[Attack] = field(default_factory=list)
+    near: list[int] = field(default_factory=list)
 
 
 def compose(request: Request, draft: Draft, started: float, classes: int) -> Report:

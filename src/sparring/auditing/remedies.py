@@ -130,7 +130,19 @@ def _scaled_down(request: Request, evaluation: Evaluation, findings: Sequence[Fi
     return merged(evaluation, replace(more, records=tuple(plain), stages=tuple(named)), left)
 
 
-def merged(evaluation: Evaluation, more: Evaluation, indices: Sequence[int]) -> Evaluation:
+def retried(request: Request, evaluation: Evaluation, near: Sequence[int], attacks: Sequence[Attack]) -> Evaluation:
+    """The images at `near`, which a curve broke within the budget, meet its attacks and longer ones; what these break
+    counts.
+    """
+    ran = {stage.attack for stage in evaluation.stages if not stage.purpose}
+    chosen = [a for a in attacks if request.threat.norm in a.threats and str(a) not in ran]
+    if not near or not chosen:
+        return evaluation
+    more = request.again(near, chosen, "remedies: what a curve reached", keep=True)
+    return merged(evaluation, more, near, "a curve broke them")
+
+
+def merged(evaluation: Evaluation, more: Evaluation, indices: Sequence[int], why: str = LOOK_MASKED) -> Evaluation:
     """`evaluation` with what `more` did to its images at `indices`; stages and passes are added."""
     records = list(evaluation.records)
     places = {record.index: place for place, record in enumerate(records)}
@@ -152,7 +164,7 @@ def merged(evaluation: Evaluation, more: Evaluation, indices: Sequence[int]) -> 
     for stage in more.stages:
         robust -= stage.broke
         after = proportion(max(robust, 0), len(records))
-        stages.append(replace(stage, robust_after=after, purpose=f"remedy: {LOOK_MASKED}"))
+        stages.append(replace(stage, robust_after=after, purpose=f"remedy: {why}"))
     warnings = tuple(dict.fromkeys((*evaluation.warnings, *more.warnings)))
     return replace(
         evaluation,
