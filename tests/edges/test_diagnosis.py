@@ -13,6 +13,7 @@ from sparring.auditing import insight
 from sparring.cli import app
 from sparring.diagnosis.blockers import traced
 from sparring.diagnosis.detours import Detour, Detoured
+from sparring.diagnosis.fits import Joint
 from sparring.diagnosis.lipschitz import lead_gradients
 from sparring.diagnosis.randomised import drawn
 from sparring.diagnosis.repair import blocking, repaired
@@ -92,6 +93,95 @@ def test_the_part_that_blocks_is_found_and_gone_around(net, data, masked, name):
     assert broken < 0.5
     assert all(p.requires_grad for p in model.parameters())
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+class Plain(nn.Module):
+    """Two layers, and code between and after them that no hook can name."""
+
+    def __init__(self, hidden, after=lambda z: z):
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(5)
+            self.first, self.last = nn.Linear(64, 24), nn.Linear(24, 10)
+        self.hidden, self.after = hidden, after
+
+    def forward(self, x):
+        return self.after(self.last(self.hidden(self.first(x.flatten(1)))))
+
+
+def rounded(h):
+    return (8 * h).round() / 8
+
+
+def by_numpy(h):
+    return torch.from_numpy(h.numpy().copy())
+
+
+def one_hot(z):
+    return nn.functional.one_hot(z.argmax(1), 10).to(z)
+
+
+@pytest.mark.parametrize(
+    ("hidden", "after", "smooth", "name"),
+    [
+        (lambda h: rounded(h.relu()), lambda z: z, torch.relu, "what runs between first and last"),
+        (lambda h: by_numpy(h).sign(), lambda z: z, torch.tanh, None),
+        (torch.relu, one_hot, torch.relu, "what runs after last"),
+        (torch.relu, lambda z: (4 * z).round(), torch.relu, "what runs after last"),
+    ],
+    ids=["rounded", "numpy", "labels", "rounded logits"],
+)
+def test_code_between_the_modules_is_gone_around(data, hidden, after, smooth, name):
+    images, _ = data
+    model = Plain(hidden, after).eval()
+    with torch.no_grad():
+        labels = model(images).argmax(1)
+    repair = repaired(model, images, labels, THREAT)
+    assert repair is not None
+    assert name is None or name in repair.blocked
+    with torch.no_grad():
+        assert torch.equal(repair.model(images), model(images))
+    attack = sp.attacks.PGD(steps=20, loss="margin")
+    left = sp.evaluate(repair.model, images, labels, THREAT, attacks=[attack]).robust_accuracy
+    twin = Plain(smooth).eval()
+    easy = sp.evaluate(twin, images, twin(images).argmax(1), THREAT, attacks=[attack]).robust_accuracy
+    assert left <= easy + 0.1
+
+
+class Thermometer(nn.Module):
+    """Thresholds as channels: a picture with one channel becomes one with seven."""
+
+    def __init__(self):
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(2)
+            self.net = nn.Sequential(nn.Conv2d(7, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 10))
+
+    def forward(self, x):
+        return self.net((x > torch.linspace(0.1, 0.9, 7).view(1, 7, 1, 1)).float())
+
+
+def test_thresholds_get_a_slope_each(data):
+    images, _ = data
+    model = Thermometer().eval()
+    labels = model(images).argmax(1)
+    repair = repaired(model, images, labels, THREAT)
+    assert repair is not None
+    assert repair.model.detours[0].kind == "spread"
+    attack = sp.attacks.PGD(steps=20, loss="margin")
+    assert sp.evaluate(repair.model, images, labels, THREAT, attacks=[attack]).robust_accuracy < 0.2
+
+
+def test_a_table_holds_the_function_and_its_slope():
+    u = torch.linspace(-2, 2, 4001)
+    joint = Joint.fitted(u, torch.tanh(u))
+    at = torch.tensor([-1.0, 0.0, 0.5])
+    assert joint.explained > 0.999
+    assert torch.allclose(joint.slope(at, 0.1), 1 - torch.tanh(at) ** 2, atol=0.05)
+    assert Joint.fitted(u, torch.rand(4001)).explained < 0.1
+    step = Joint.fitted(u, u.sign())
+    assert float(step.slope(torch.tensor([0.0]), 0.25)) > 1
+    assert float(step.slope(torch.tensor([1.5]), 0.25)) == 0
 
 
 def test_a_detour_to_a_part_that_does_not_run_is_refused(net, data):

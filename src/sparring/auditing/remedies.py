@@ -16,7 +16,7 @@ from sparring.auditing.report import Finding
 from sparring.auditing.request import Request
 from sparring.diagnosis.precision import more_precise, rescaled
 from sparring.diagnosis.randomised import ATTACKS, Drawn, drawn
-from sparring.diagnosis.repair import JUDGED_ON, repaired
+from sparring.diagnosis.repair import JUDGED_ON, Repair, repaired
 from sparring.estimate import Estimate, proportion
 from sparring.evaluation import Evaluation, Record
 from sparring.evaluation.adversarials import Adversarials
@@ -54,18 +54,26 @@ def mended(ready: Preflight, images: Tensor, labels: Tensor, threat: Threat) -> 
     wrong = frozenset(finding.code for finding in ready.findings) & BROKEN_GRADIENT
     if not wrong or not isinstance(threat, ThreatModel) or threat.eps == 0:
         return ready
+    precise = None
     if "gradient-underflow" in wrong:
         precise = more_precise(ready.model, images[:JUDGED_ON], labels[:JUDGED_ON], threat)
-        if precise is not None:
-            return replace(
-                ready, model=precise[0], findings=tuple(_mended(f, wrong, precise[1]) for f in ready.findings)
-            )
     repair = repaired(ready.model, images, labels, threat)
+    if precise is not None and (repair is None or not _stronger(repair, precise[2])):
+        findings = tuple(_mended(f, wrong, precise[1]) for f in ready.findings)
+        return replace(ready, model=precise[0], findings=findings)
     if repair is None:
         return ready
     told = FINDINGS["blocked-gradient"].found(str(repair), resolved=True)
-    findings = tuple(_mended(f, wrong) for f in ready.findings)
+    settled = wrong | ({"probability-outputs"} if repair.model.shows_logits else set())
+    findings = tuple(_mended(f, settled) for f in ready.findings)
     return replace(ready, model=repair.model, differentiable=True, findings=(*findings, told))
+
+
+def _stronger(repair: Repair, left: float) -> bool:
+    """Does a detour leave less of the margins than float64, which leaves `left`? Logits before what saturates them are
+    the better ones at equal strength.
+    """
+    return repair.mended < left - (-0.02 if repair.model.shows_logits else 0.05) * abs(left)
 
 
 def _mended(finding: Finding, wrong: frozenset[str], how: str = "") -> Finding:

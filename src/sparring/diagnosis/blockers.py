@@ -41,23 +41,28 @@ class Visit:
 
 @dataclass(eq=False)
 class Trace:
-    """All visits in order; `reached` (N,): the images that a `gradient` came back to."""
+    """All visits in order; `reached` (N,): the images that a `gradient` came back to; `output`: the model's."""
 
     visits: list[Visit] = field(default_factory=list)
     reached: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
     gradient: Tensor | None = None
+    output: Tensor | None = None
 
 
 def traced(model: nn.Module, images: Tensor, labels: Tensor) -> Trace:
-    """One pass of the margin there and back, gradients restarted wherever the graph is cut."""
+    """One pass of the margin there and back, gradients restarted wherever the graph is cut; after every submodule where
+    code between two of them takes no tensor with a gradient.
+    """
     cuts: set[str] = set()
+    severed = False
     with frozen_eval(model), torch.enable_grad():
         for attempt in range(RETRIES):
             trace, running = Trace(), list[str]()
-            handles = _hooks(model, trace, running, cuts)
+            handles = _hooks(model, trace, running, cuts, severed)
             start = images.detach().clone().requires_grad_(ROOT not in cuts)
             try:
-                loss = margin(model(start), Untargeted(labels)).sum()
+                trace.output = model(start)
+                loss = margin(trace.output, Untargeted(labels)).sum()
                 if loss.requires_grad:
                     loss.backward()  # type: ignore[no-untyped-call]
                 trace.reached, trace.gradient = _alive(start), start.grad
@@ -65,7 +70,9 @@ def traced(model: nn.Module, images: Tensor, labels: Tensor) -> Trace:
             except RuntimeError:  # such as numpy asked for a tensor that requires grad
                 if attempt == RETRIES - 1:
                     raise
-                cuts.add(running[-1] if running else ROOT)
+                place = running[-1] if running else ROOT
+                severed |= place in cuts
+                cuts.add(place)
             finally:
                 for handle in handles:
                     handle.remove()
@@ -75,7 +82,7 @@ def traced(model: nn.Module, images: Tensor, labels: Tensor) -> Trace:
 ROOT = ""
 
 
-def _hooks(model: nn.Module, trace: Trace, running: list[str], cuts: set[str]) -> list[Any]:
+def _hooks(model: nn.Module, trace: Trace, running: list[str], cuts: set[str], severed: bool) -> list[Any]:
     open_visits: list[Visit | None] = []
 
     def before(name: str, leaf: bool) -> Any:
@@ -105,7 +112,7 @@ def _hooks(model: nn.Module, trace: Trace, running: list[str], cuts: set[str]) -
             output = output.detach().clone().requires_grad_()
         output.retain_grad()
         visit.left = output
-        return output.view_as(output)
+        return output.detach() if severed else output.view_as(output)
 
     handles = []
     for name, module in model.named_modules():

@@ -8,10 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from sparring.diagnosis.fits import Joint, Spread, affine, affine_fit, spread_fit
 from sparring.errors import ModelError
 from sparring.surrogates import joined
+
+ENTRANCES = ("skip", "spread")
+"""Kinds of detours that lead from the images."""
 
 
 @dataclass(frozen=True)
@@ -19,27 +22,38 @@ class Detour:
     """Where the gradient leaves the model's own way, backward only.
 
     kind "skip": whatever stands between the images and the input of submodule `to` is taken for an affine map per
-    pixel, fitted to the images. kind "through": submodule `to` itself is passed by its smoothed slope, central
-    differences of `width` standard deviations of its input, where it works element by element; else as the identity,
-    or an affine map.
+    pixel, fitted to the images. kind "spread": for one function per channel, passed by its smoothed slope. kind
+    "through": submodule `to` itself is passed by its smoothed slope, central differences of `width` standard deviations
+    of its input, where it works element by element; else as the identity, or an affine map. kind "bridge": what runs
+    between the output of submodule `start` and the input of `to` ("": the output of the model) is passed by the
+    smoothed slope of the elementwise function that fits it; `cut` where that code takes no tensor with a gradient.
     """
 
     to: str
     kind: str
     width: float = 0.5
+    start: str = ""
+    cut: bool = False
 
     def __str__(self) -> str:
-        return f"before {self.to}" if self.kind == "skip" else self.to
+        if self.kind == "bridge":
+            return f"{self.start} to {self.to or 'the output'}"
+        return f"before {self.to}" if self.kind in ENTRANCES else self.to
 
 
 class Detoured(nn.Module):
-    """`inner` with detours: forward bit for bit what it was. The fits are made on `images` (N, ...) once."""
+    """`inner` with detours: forward bit for bit what it was. The fits are made on `images` (N, ...) once. Only where a
+    bridge to the output `shows_logits` do passes with gradients return those, for the same decisions.
+    """
 
     def __init__(self, inner: nn.Module, detours: Sequence[Detour], images: Tensor) -> None:
         super().__init__()
         self.inner, self.detours = inner, tuple(detours)
         self._fits: dict[str, Tensor] = {}
+        self._spreads: dict[str, Spread] = {}
         self._elementwise: dict[str, bool] = {}
+        self._joints: dict[str, Joint] = {}
+        self.shows_logits = False
         with torch.no_grad():
             self._pass(images, images, fitting=True)
 
@@ -52,7 +66,7 @@ class Detoured(nn.Module):
         if not torch.is_grad_enabled() or not images.requires_grad:
             output: Tensor = self.inner(images)
             return output
-        skips = any(detour.kind == "skip" for detour in self.detours)
+        skips = any(detour.kind in ENTRANCES for detour in self.detours)
         return self._pass(images.detach() if skips else images, images, fitting=False)
 
     def _pass(self, given: Tensor, images: Tensor, *, fitting: bool) -> Tensor:
@@ -61,8 +75,10 @@ class Detoured(nn.Module):
         try:
             for detour in self.detours:
                 module = self.inner.get_submodule(detour.to)
-                if detour.kind == "skip":
-                    handles.append(module.register_forward_pre_hook(self._skip(detour.to, images, met, fitting)))
+                if detour.kind in ENTRANCES:
+                    handles.append(module.register_forward_pre_hook(self._skip(detour, images, met, fitting)))
+                elif detour.kind == "bridge":
+                    handles += self._bridge(detour, met, fitting)
                 else:
                     before, after = self._through(detour, met, fitting)
                     handles += [module.register_forward_pre_hook(before), module.register_forward_hook(after)]
@@ -70,22 +86,55 @@ class Detoured(nn.Module):
         finally:
             for handle in handles:
                 handle.remove()
-        idle = [detour.to for detour in self.detours if detour.to not in met]
+        idle = [detour.to or "the output" for detour in self.detours if detour.to not in met]
         if idle:
             raise ModelError(f"the model never ran its submodule {idle[0]!r}, so a detour there does nothing")
         return output
 
-    def _skip(self, name: str, images: Tensor, met: set[str], fitting: bool) -> Any:
+    def _skip(self, detour: Detour, images: Tensor, met: set[str], fitting: bool) -> Any:
+        name = detour.to
+
         def hook(_module: nn.Module, inputs: tuple[Any, ...]) -> Any:
             if name in met:
                 return None
             met.add(name)
             if fitting:
-                self._fits[name] = affine_fit(images, inputs[0])
+                if detour.kind == "skip":
+                    self._fits[name] = affine_fit(images, inputs[0])
+                else:
+                    self._spreads[name] = spread_fit(images, inputs[0])
                 return None
-            return (joined(inputs[0], affine(images, self._fits[name], inputs[0])), *inputs[1:])
+            if detour.kind == "skip":
+                soft = affine(images, self._fits[name], inputs[0])
+            else:
+                soft = self._spreads[name].soft(images, detour.width)
+            return (joined(inputs[0], soft), *inputs[1:])
 
         return hook
+
+    def _bridge(self, detour: Detour, met: set[str], fitting: bool) -> list[Any]:
+        start, held = self.inner.get_submodule(detour.start), list[Tensor]()
+
+        def leave(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+            held.append(output)
+            return output.detach() if detour.cut else output
+
+        def arrive(exact: Tensor) -> Tensor:
+            met.add(detour.to)
+            h = held.pop().reshape(exact.shape)
+            if fitting:
+                self._joints[detour.to] = Joint.fitted(h, exact)
+                self.shows_logits |= detour.to == "" and torch.equal(h.argmax(1), exact.argmax(1))
+                return exact
+            if self.shows_logits and detour.to == "":
+                return h
+            return joined(exact, self._joints[detour.to].slope(h.detach(), detour.width) * h)
+
+        handles: list[Any] = [start.register_forward_hook(leave)]
+        if detour.to == "":
+            return [*handles, self.inner.register_forward_hook(lambda _module, _inputs, output: arrive(output))]
+        module = self.inner.get_submodule(detour.to)
+        return [*handles, module.register_forward_pre_hook(lambda _module, given: (arrive(given[0]), *given[1:]))]
 
     def _through(self, detour: Detour, met: set[str], fitting: bool) -> tuple[Any, Any]:
         held: list[Tensor] = []
@@ -128,37 +177,3 @@ def works_element_by_element(module: nn.Module, at: Tensor) -> bool:
         half = torch.arange(at.numel(), device=at.device).reshape(at.shape) * 2654435761 % 8192 < 4096
         moved = module.forward(torch.where(half, at.mean() + 2 * at.std() * at.sign() + 0.1, at))
         return bool(torch.equal(moved[~half], plain[~half]))
-
-
-def affine_fit(source: Tensor, wanted: Tensor) -> Tensor:
-    """Least-squares weights (C' , C + 1) of a map from the channels of `source` (N, C, H, W), resized, to those of
-    `wanted`, pixel by pixel. Raises `ModelError` where either is no picture.
-    """
-    if source.dim() != 4 or wanted.dim() != 4:
-        raise ModelError("only pictures (N, C, H, W) have an affine map per pixel")
-    x = _resized(source, wanted).permute(0, 2, 3, 1).flatten(0, 2).double()
-    x = torch.cat([x, torch.ones_like(x[:, :1])], 1)
-    y = wanted.permute(0, 2, 3, 1).flatten(0, 2).double()
-    square = x.T @ x + 1e-6 * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
-    weights: Tensor = torch.linalg.solve(square, x.T @ y).T
-    return weights
-
-
-def affine(source: Tensor, weights: Tensor, like: Tensor) -> Tensor:
-    """The fitted map of `source`, shaped like `like`."""
-    mapped = torch.einsum("oc,nchw->nohw", weights[:, :-1].to(source), _resized(source, like))
-    return mapped + weights[:, -1].to(source).view(1, -1, 1, 1)
-
-
-def explained(source: Tensor, wanted: Tensor) -> float:
-    """Share of the variance of `wanted` that the affine map of `source` explains; 0 where there is none."""
-    if source.dim() != 4 or wanted.dim() != 4 or len(source) != len(wanted):
-        return 0.0
-    left = (affine(source, affine_fit(source, wanted), wanted) - wanted).double().square().mean()
-    return 1 - float(left / wanted.double().var().clamp_min(1e-12))
-
-
-def _resized(source: Tensor, like: Tensor) -> Tensor:
-    if source.shape[2:] == like.shape[2:]:
-        return source
-    return functional.interpolate(source, size=like.shape[2:], mode="bilinear", align_corners=False)

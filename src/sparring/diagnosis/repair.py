@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from sparring.diagnosis.blockers import Trace, traced
-from sparring.diagnosis.detours import Detour, Detoured, explained, works_element_by_element
+from sparring.diagnosis.detours import Detour, Detoured, works_element_by_element
+from sparring.diagnosis.fits import Joint, Spread, explained
+from sparring.diagnosis.gaps import Gap, gaps
 from sparring.errors import SparringError
 from sparring.goal import Untargeted
 from sparring.losses import class_margin
@@ -23,6 +25,10 @@ ENTRANCES = 3
 """Submodules, the first that run, before which a detour from the image itself is tried."""
 AFFINE = 0.5
 """Share of variance that an affine map of the image must explain there."""
+BETTER = 0.01
+"""What a function per channel must explain beyond that to be tried, too."""
+SMOOTH = 0.9
+"""Share that an elementwise function must explain of what happens between two submodules to stand in for it."""
 JUDGED_ON = 32
 
 
@@ -41,7 +47,7 @@ class Repair:
     def __str__(self) -> str:
         own = "has no gradient to follow" if self.own is None else f"leaves a mean margin of {self.own:.3g}"
         where = ", ".join(map(repr, self.blocked)) if self.blocked else "no single submodule"
-        ways = ", ".join(f"{detour.kind} {detour.to!r}" for detour in self.model.detours)
+        ways = ", ".join(f"{detour.kind} {str(detour)!r}" for detour in self.model.detours)
         return (
             f"it stops at {where}; on {self.images} images a short attack with the model's own gradient {own}, "
             f"with a detour ({ways}) a mean margin of {self.mended:.3g}"
@@ -73,10 +79,11 @@ def repaired(model: Model, images: Tensor, labels: Tensor, threat: ThreatModel) 
 
 
 def blocking(trace: Trace) -> tuple[str, ...]:
-    """Names of the innermost submodules at which the gradient of some image ends; where it is lost between modules, or
-    before the first, the one it came from.
+    """Names of the innermost submodules at which the gradient of some image ends; where it is lost between modules, of
+    those on both sides, or of the one it came from.
     """
     names = [visit.name for visit in trace.visits if visit.leaf and bool(visit.blocked.any())]
+    names += [str(gap) for gap in gaps(trace) if gap.blocked]
     names = names or [visit.name for visit in trace.visits if bool(visit.blocked.any())][-1:]
     if not names and not bool(trace.reached.all()):
         last = next((visit for visit in trace.visits if bool(visit.reached.any())), None)
@@ -87,21 +94,31 @@ def blocking(trace: Trace) -> tuple[str, ...]:
 def candidates(model: nn.Module, trace: Trace, images: Tensor) -> Iterator[tuple[Detour, ...]]:
     """Detours worth a try, one combination after the other."""
     blocked = [v for v in trace.visits if bool(v.blocked.any())]
-    leaves = [v.name for v in blocked if v.leaf] or [v.name for v in blocked[-1:]]
+    between = gaps(trace)
+    bridged = [gap for gap in between if gap.blocked]
+    leaves = [v.name for v in blocked if v.leaf] or ([] if bridged else [v.name for v in blocked[-1:]])
     leaves = list(dict.fromkeys(leaves))
-    for width in WIDTHS if leaves else ():
-        yield tuple(Detour(name, "through", width) for name in leaves)
+    yield from _inside(leaves, bridged)
     soft = _elementwise(model, trace)
-    if soft and soft != leaves:
-        for width in WIDTHS:
-            yield tuple(Detour(name, "through", width) for name in soft)
+    smooth = [gap for gap in between if Joint.fitted(gap.before, gap.after).explained > SMOOTH]
+    if (soft, smooth) != (leaves, bridged):
+        yield from _inside(soft, smooth)
     order = [v.name for v in trace.visits]
-    for entrance in _entrances(trace, images):
+    for entrance, ways in _entrances(trace, images):
+        yield from ((way,) for way in ways)
         later = [name for name in leaves if order.index(name) > order.index(entrance)]
         later = [name for name in later if name != entrance and not name.startswith(f"{entrance}.")] or later
-        yield (Detour(entrance, "skip"),)
-        if later:
-            yield (Detour(entrance, "skip"), *(Detour(name, "through") for name in later))
+        beyond = [gap for gap in bridged if order.index(gap.start) >= order.index(entrance)]
+        if later or beyond:
+            yield from ((way, *next(_inside(later, beyond))) for way in ways)
+
+
+def _inside(names: Sequence[str], bridged: Sequence[Gap]) -> Iterator[tuple[Detour, ...]]:
+    """Through some submodules and across some gaps, with slopes smoothed over several widths."""
+    for width in WIDTHS if names or bridged else ():
+        for cut in (False, True) if bridged else (False,):
+            through = (Detour(name, "through", width) for name in names)
+            yield (*through, *(Detour(gap.to, "bridge", width, gap.start, cut) for gap in bridged))
 
 
 def _elementwise(model: nn.Module, trace: Trace) -> list[str]:
@@ -116,14 +133,21 @@ def _elementwise(model: nn.Module, trace: Trace) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _entrances(trace: Trace, images: Tensor) -> list[str]:
-    found = []
+def _entrances(trace: Trace, images: Tensor) -> list[tuple[str, list[Detour]]]:
+    """Submodules before which a detour from the image may lead, and such detours."""
+    found: dict[str, list[Detour]] = {}
     for visit in trace.visits:
         h = visit.entered.detach()
         same = h.shape == images.shape and torch.equal(h, images) and _equal(trace.gradient, visit.entered.grad)
-        if not same and bool(visit.reached.any()) and explained(images, h) > AFFINE:
-            found.append(visit.name)
-    return list(dict.fromkeys(found))[:ENTRANCES]
+        if same or visit.name in found or not bool(visit.reached.any()) or len(found) == ENTRANCES:
+            continue
+        flat, spread = explained(images, h), Spread.fitted(images, h)
+        ways = [Detour(visit.name, "skip")] if flat > AFFINE else []
+        if spread is not None and spread.explained > max(SMOOTH, flat + BETTER):
+            ways += [Detour(visit.name, "spread", width) for width in WIDTHS]
+        if ways:
+            found[visit.name] = ways
+    return list(found.items())
 
 
 def _equal(first: Tensor | None, second: Tensor | None) -> bool:
