@@ -60,7 +60,8 @@ class Running:
         return self.clients[-1]
 
     def settle(self) -> None:
-        """Wait until everything offered is stored."""
+        """Wait until everything answered is stored."""
+        self.guard.books.settle()
         deadline = time.monotonic() + 10
         while self.guard.writer.waiting and time.monotonic() < deadline:
             time.sleep(0.01)

@@ -94,11 +94,11 @@ def test_evidence_is_the_sum_of_logarithms_and_never_negative() -> None:
     stream = Stream()
     limits = Limits(0.05, 0.99, 0.5, 0.1, {"flagged": 0.01})
     for shown in (False, False, True, True, False):
-        stream.add({"flagged": shown}, limits)
+        stream.add({"flagged": shown}, limits.weights)
     likely = LIKELY["flagged"]
     want = 2 * math.log(likely / 0.01) + math.log((1 - likely) / 0.99)
     assert stream.evidence["flagged"] == pytest.approx(want)
-    stream.add({"flagged": True}, limits, {"flagged": 0.9})
+    stream.add({"flagged": True}, limits.drifted({"flagged": 0.9}))
     assert stream.evidence["flagged"] < want + 0.1, "what most clients show says little of one"
 
 

@@ -23,8 +23,8 @@ from sparring.guard.service import Guard
 LOG = logging.getLogger("sparring.guard")
 
 
-def create_app(guard: Guard) -> FastAPI:
-    """The service around `guard`, which starts and ends with it. SIGHUP reloads the stack."""
+def create_app(guard: Guard) -> Direct:
+    """The service around `guard`, which starts and ends with it, as an ASGI application. SIGHUP reloads the stack."""
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -41,12 +41,11 @@ def create_app(guard: Guard) -> FastAPI:
     for router in routers:
         app.include_router(router)
     direct = {"/v1/predict": one, f"/v2/models/{guard.settings.served_as}/infer": many}
-    app.add_middleware(Direct, handlers=direct)
     app.add_exception_handler(RefusedError, _refused)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(Exception, _failed)
-    return app
+    return Direct(app, direct)
 
 
 async def _refused(_: Request, error: Exception) -> Response:

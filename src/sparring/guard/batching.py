@@ -20,9 +20,10 @@ K = TypeVar("K")
 
 @dataclass(frozen=True, eq=False)
 class Job(Generic[K, T]):
-    """Images (N, C, H, W) of one request, who sent them, and where the result goes."""
+    """Images (N, C, H, W) of one request, how many, who sent them, and where the result goes."""
 
     images: Tensor
+    count: int
     key: K
     done: asyncio.Future[T]
 
@@ -32,19 +33,21 @@ class Batcher(Generic[K, T]):
 
     While the thread is busy, jobs gather. When it is free, the first job waits up to `wait` seconds, and only as long
     as further requests are on their way (`expected`); so a lone client never waits. More than `queue_most` images
-    waiting are refused with 429. inline: work in the event loop's own thread instead, for work so short that handing it
-    over takes longer.
+    waiting are refused with 429. inline_most: so few images are worked on in the event loop's own thread instead, where
+    that takes less time than to hand them over.
     """
 
     def __init__(
         self, work: Callable[[list[Job[K, T]]], list[T]], most: int = 64, wait: float = 0.002, queue_most: int = 512
     ) -> None:
         self.work, self.most, self.wait, self.queue_most = work, most, wait, queue_most
-        self.inline = False
+        self.inline_most = 0
         self.waiting = 0
         self.expected = 0
         self._jobs: deque[Job[K, T]] = deque()
+        self._queued = 0
         self._news = asyncio.Event()
+        self._full: asyncio.Future[None] | None = None
         self._thread = ThreadPoolExecutor(1, "guard-model")
         self._task: asyncio.Task[None] | None = None
 
@@ -62,13 +65,17 @@ class Batcher(Generic[K, T]):
 
     async def submit(self, images: Tensor, key: K) -> T:
         """The result for one request's images. Raises `RefusedError` where too many wait already."""
-        if self.waiting and self.waiting + len(images) > self.queue_most:
+        count = len(images)
+        if self.waiting and self.waiting + count > self.queue_most:
             raise RefusedError(429, "queue", "too many images are waiting: try again", retry_after=1)
-        job = Job(images, key, asyncio.get_running_loop().create_future())
-        self.waiting += len(images)
+        job = Job(images, count, key, asyncio.get_running_loop().create_future())
+        self.waiting += count
+        self._queued += count
         self._jobs.append(job)
         self._news.set()
         self.expected -= 1  # it is here now
+        if self._full is not None and (self._queued >= self.most or not self.expected):
+            _settle(self._full, None, None)
         try:
             result: T = await job.done
         finally:
@@ -79,11 +86,11 @@ class Batcher(Generic[K, T]):
         loop = asyncio.get_running_loop()
         while True:
             await self._news.wait()
-            if self.wait and self.expected and self._ready() < self.most:
+            if self.wait and self.expected and self._queued < self.most:
                 await self._gather(loop)
-            jobs = self._taken()
+            jobs, count = self._taken()
             try:
-                if self.inline:
+                if count <= self.inline_most:
                     results = self.work(jobs)
                     await asyncio.sleep(0)  # let what arrived meanwhile be read
                 else:
@@ -96,30 +103,27 @@ class Batcher(Generic[K, T]):
             else:
                 for job, result in zip(jobs, results, strict=True):
                     _settle(job.done, result, None)
-            self.waiting -= sum(len(job.images) for job in jobs)
+            self.waiting -= count
 
     async def _gather(self, loop: asyncio.AbstractEventLoop) -> None:
-        deadline = loop.time() + self.wait
-        while self.expected and self._ready() < self.most and (left := deadline - loop.time()) > 0:
-            self._news.clear()
-            try:
-                await asyncio.wait_for(self._news.wait(), left)
-            except TimeoutError:
-                break
+        """Until the batch is full, nobody is on the way any more, or the first has waited long enough."""
+        self._full = loop.create_future()
+        timer = loop.call_later(self.wait, _settle, self._full, None, None)
+        await self._full
+        timer.cancel()
+        self._full = None
 
-    def _ready(self) -> int:
-        return sum(len(job.images) for job in self._jobs)
-
-    def _taken(self) -> list[Job[K, T]]:
-        """The oldest jobs that fit together; one at least."""
-        jobs, count = [self._jobs.popleft()], 0
-        count = len(jobs[0].images)
-        while self._jobs and count + len(self._jobs[0].images) <= self.most:
+    def _taken(self) -> tuple[list[Job[K, T]], int]:
+        """The oldest jobs that fit together, one at least, and how many images they have."""
+        jobs = [self._jobs.popleft()]
+        count = jobs[0].count
+        while self._jobs and count + self._jobs[0].count <= self.most:
             jobs.append(self._jobs.popleft())
-            count += len(jobs[-1].images)
+            count += jobs[-1].count
+        self._queued -= count
         if not self._jobs:
             self._news.clear()
-        return jobs
+        return jobs, count
 
 
 def together(jobs: list[Job[K, T]]) -> Tensor:
@@ -128,7 +132,7 @@ def together(jobs: list[Job[K, T]]) -> Tensor:
 
 
 def _settle(done: asyncio.Future[T], result: T | None, error: Exception | None) -> None:
-    if done.cancelled():  # the client left
+    if done.done():  # the client left
         return
     if error is not None:
         done.set_exception(error)

@@ -11,7 +11,7 @@ from sparring.guard.routes.answering import Handler
 
 
 class Direct:
-    """Middleware that answers POSTs to exactly these paths; everything else goes on. The handlers never raise."""
+    """An application that answers POSTs to these paths and leaves the rest to `app`. The handlers never raise."""
 
     def __init__(self, app: ASGIApp, handlers: Mapping[str, Handler]) -> None:
         self.app, self.handlers = app, handlers

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -28,9 +29,10 @@ TOP = 3
 @dataclass(frozen=True, eq=False)
 class Answers:
     """Of N images: labels, confidence, margin (between the two highest logits), flagged and withheld, detector scores
-    (N, D), the `TOP` classes and their probabilities, logits (N, K), and the prints by which clients are watched.
+    (N, D), the `TOP` classes and their probabilities, logits (N, K), and features (N, F).
     """
 
+    images: Tensor
     labels: np.ndarray
     confidence: np.ndarray
     margin: np.ndarray
@@ -40,11 +42,17 @@ class Answers:
     top: np.ndarray
     top_shares: np.ndarray
     logits: np.ndarray
-    prints: Prints
+    features: Tensor
 
     def __len__(self) -> int:
         """Images."""
         return len(self.labels)
+
+    @cached_property
+    def prints(self) -> Prints:
+        """By which clients are watched; made when they are first asked for, since no answer waits for them."""
+        with torch.inference_mode():
+            return Prints(thumbnails(self.images), projected(self.features), roughness(self.images))
 
 
 class Engine:
@@ -101,9 +109,9 @@ class Engine:
             shares = logits.softmax(1).gather(1, order).numpy()
             first, self._embedding.first = self._embedding.first, None
             features = logits if first is None else first[: len(images)].cpu()
-            prints = Prints(thumbnails(images), projected(features), roughness(images))
         flagged, lead = sight.flagged.cpu().numpy(), best.numpy()
         return Answers(
+            images=images,
             labels=order[:, 0].numpy(),
             confidence=shares[:, 0],
             margin=lead[:, 0] - lead[:, 1],
@@ -113,8 +121,14 @@ class Engine:
             top=order.numpy(),
             top_shares=shares,
             logits=logits.numpy(),
-            prints=prints,
+            features=features,
         )
+
+    @property
+    def native(self) -> bool:
+        """Does torch compute the model, in this process?"""
+        model: Any = self.stack.model
+        return _is_module(model) and next(model.parameters(), None) is not None
 
     def close(self) -> None:
         """Leave the model as it was."""

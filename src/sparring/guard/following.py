@@ -32,6 +32,7 @@ class Follower:
     def __init__(self, store: Store, replica: str, take: Callable[[Row], None]) -> None:
         self.store, self.replica, self.take = store, replica, take
         self.sanctions: dict[str, tuple[str, float]] = {}
+        self._late = LATE if store.kind == "postgresql" else 0.0  # SQLite writes one transaction after another
         self._known: OrderedDict[int, None] = OrderedDict()
         self._marks: deque[tuple[float, int]] = deque()
         self._stop = threading.Event()
@@ -54,9 +55,9 @@ class Follower:
 
     def look(self) -> int:
         """Read what is new; returns how many foreign events there were."""
-        now = time.time()
+        now, last = time.time(), self.store.last_id()
         if not self._marks:
-            self._marks.append((now, max(0, self.store.last_id() - BEFORE)))
+            self._marks.append((now, max(0, last - BEFORE)))
         foreign = (EVENTS.c.id > self._marks[0][1]) & (EVENTS.c.replica != self.replica)
         numbers = [row["id"] for row in self.store.rows(select(EVENTS.c.id).where(foreign).order_by(EVENTS.c.id))]
         fresh = [number for number in numbers if number not in self._known]
@@ -65,8 +66,8 @@ class Follower:
             for row in self.store.rows(select(EVENTS).where(EVENTS.c.id.in_(part)).order_by(EVENTS.c.id)):
                 self.take(row)
         self._known.update(dict.fromkeys(fresh))
-        self._marks.append((now, max(numbers, default=self._marks[-1][1])))
-        while len(self._marks) > 1 and self._marks[1][0] < now - LATE:
+        self._marks.append((now, last))
+        while len(self._marks) > 1 and self._marks[1][0] < now - self._late:
             self._marks.popleft()
         while len(self._known) > 4 * BEFORE:
             self._known.popitem(last=False)

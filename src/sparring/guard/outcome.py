@@ -56,20 +56,22 @@ class Outcome:
 class Columns:
     """What events need of a whole batch, turned to plain values once."""
 
-    top: list[list[int]]
-    shares: list[list[float]]
-    scores: list[list[float]]
+    top: list[str]
+    shares: list[float]
+    scores: list[str]
     thumbnails: list[bytes]
     embeddings: list[bytes]
 
     @classmethod
     def of(cls, answers: Answers) -> Columns:
         """Of a batch's answers."""
-        prints = answers.prints
+        prints, classes = answers.prints, answers.top.shape[1]
+        form = f"[{', '.join(['[%d, %.4f]'] * classes)}]"
+        pairs = np.stack([answers.top.astype(np.float64), answers.top_shares], 2).reshape(len(answers), -1)
         return cls(
-            top=answers.top.tolist(),
-            shares=answers.top_shares.tolist(),
-            scores=answers.scores.tolist(),
+            top=[form % tuple(row) for row in pairs.tolist()],
+            shares=answers.confidence.tolist(),
+            scores=[json.dumps(row) if row else "[]" for row in answers.scores.tolist()],
             thumbnails=packed(prints.thumbnails),
             embeddings=packed(prints.embeddings),
         )
@@ -89,27 +91,24 @@ def events(
         "latency": now - sender.at,
         "picture": False,
     }
-    action, found = engine.stack.policy.flagged, []
-    for position, i in enumerate(rows):
-        one, shares = seen[i], columns.shares[i]
-        pairs = ", ".join(f"[{label}, {share:.4f}]" for label, share in zip(columns.top[i], shares, strict=True))
-        found.append(
-            same
-            | {
-                "key": event_key(sender.trace, position),
-                "label": one.label,
-                "top": f"[{pairs}]",
-                "confidence": shares[0],
-                "margin": one.margin,
-                "rough": one.rough,
-                "scores": json.dumps(columns.scores[i]) if columns.scores[i] else "[]",
-                "flagged": one.flagged,
-                "decision": action if one.flagged else "accept",
-                "thumbnail": columns.thumbnails[i],
-                "embedding": columns.embeddings[i],
-            }
-        )
-    return found
+    action = engine.stack.policy.flagged
+    return [
+        {
+            **same,
+            "key": event_key(sender.trace, position),
+            "label": seen[i].label,
+            "top": columns.top[i],
+            "confidence": columns.shares[i],
+            "margin": seen[i].margin,
+            "rough": seen[i].rough,
+            "scores": columns.scores[i],
+            "flagged": seen[i].flagged,
+            "decision": action if seen[i].flagged else "accept",
+            "thumbnail": columns.thumbnails[i],
+            "embedding": columns.embeddings[i],
+        }
+        for position, i in enumerate(rows)
+    ]
 
 
 def event_key(trace: str, position: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import sys
 
@@ -41,5 +42,7 @@ def server(guard: Guard, host: str, port: int) -> uvicorn.Server:
 def serve(guard: Guard, host: str, port: int) -> None:
     """Serve until SIGTERM or Ctrl-C."""
     logging.getLogger("sparring.guard").setLevel(logging.INFO)
+    gc.collect()
+    gc.freeze()  # what stays for good need not be looked through again and again while requests wait
     with threadpool_limits(1, user_api="blas"):  # small products wait longer for a second thread than they take
         server(guard, host, port).run()

@@ -8,8 +8,7 @@ import os
 import secrets
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -17,24 +16,26 @@ from torch import Tensor
 from sparring.errors import ConfigError, SparringError
 from sparring.guard.alerts import SAID, Alerts, Notice
 from sparring.guard.batching import Batcher, Job, together
+from sparring.guard.books import Batch, Books
 from sparring.guard.clients import Door, Tokens
 from sparring.guard.engine import Engine
 from sparring.guard.events.store import Row, Store
 from sparring.guard.events.writer import Writer
 from sparring.guard.following import Follower, seen_again
 from sparring.guard.metrics import Metrics
-from sparring.guard.outcome import Columns, Outcome, Sender, event_key, events
+from sparring.guard.outcome import Outcome, Sender
 from sparring.guard.quarantine import Quarantine
 from sparring.guard.refusal import RefusedError
-from sparring.guard.watch.profile import Profile, seen_of
+from sparring.guard.watch.profile import Profile
+from sparring.guard.watch.stream import Seen
 from sparring.guard.watch.watcher import EVERYONE, Alarm, Watcher
 from sparring.loading.guard_table import GuardTable
 
 LOG = logging.getLogger("sparring.guard")
 SHORT_BATCH, SHORT = 8, 0.004
-"""Where a batch of so many images takes less than so many seconds, the model runs in the event loop's thread."""
-CLOSE_CALL = 0.2
-"""Difference of the two highest probabilities below which a picture is kept for review, where there is a quarantine."""
+"""Batches that take less than so many seconds, by the time that one of so many images takes, are worked on in the event
+loop's thread.
+"""
 
 
 class Guard:
@@ -60,7 +61,8 @@ class Guard:
         )
         self.store = Store(os.environ.get("SPARRING_GUARD_DATABASE") or settings.database)
         self.replica = secrets.token_hex(8)
-        self.writer = Writer(self.store, settings.events_most)
+        self.writer = Writer(self.store, settings.events_most, linger=0.0)
+        self.books = Books(self.writer, self.metrics, self.quarantine, self._watch, self.replica)
         self.alerts = Alerts(
             self.store,
             webhook=settings.webhook,
@@ -74,7 +76,7 @@ class Guard:
         self.batcher: Batcher[Sender, Outcome] = Batcher(
             self._work, settings.batch_most, settings.batch_wait, settings.queue_most
         )
-        self.batcher.inline = self.engine.seconds(SHORT_BATCH) < SHORT
+        self._pace(self.engine)
         self.ready = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._reloading = threading.Lock()
@@ -118,54 +120,34 @@ class Guard:
                 self.watcher = None if profile is None else Watcher(profile)
             self.door.tokens, self.profile = tokens, profile
             old, self.engine = self.engine, engine
+            self._pace(engine)
             old.close()
         LOG.warning("reloaded: stack %s", engine.digest[:16])
         self.metrics.reloads.labels("done").inc()
         return True
 
+    def _pace(self, engine: Engine) -> None:
+        """Short batches need no thread of their own, where torch computes them: what else does may take its time."""
+        self.batcher.inline_most = int(SHORT * SHORT_BATCH / engine.seconds(SHORT_BATCH)) if engine.native else 0
+
     def _work(self, jobs: list[Job[Sender, Outcome]]) -> list[Outcome]:
-        """One batch, in the model's thread."""
-        engine, images = self.engine, together(jobs)
-        answers = engine(images)
-        seen, columns, now, at = seen_of(answers), Columns.of(answers), time.time(), 0
-        self.metrics.batches.observe(len(images))
-        outcomes = []
+        """One batch, in the model's thread. What is to be remembered of it is nothing that its senders wait for."""
+        engine = self.engine
+        answers = engine(together(jobs))
+        self.metrics.batches.observe(len(answers))
+        outcomes, at = [], 0
         for job in jobs:
-            outcome = Outcome(answers, at, at + len(job.images), self._promise())
-            rows = events(engine, job.key, outcome.rows, columns, seen, now, self.replica)
-            if self.quarantine is not None:
-                self._set_aside(job.images, rows, outcome)
-            self._remember(rows, outcome)
-            outcomes.append(outcome)
-            at = outcome.last
-        if self.watcher is not None:
-            clients = [job.key.client for job in jobs for _ in range(len(job.images))]
-            self._notify(self.watcher.observe(clients, seen, now))
+            outcomes.append(Outcome(answers, at, at + job.count, self._promise()))
+            at += job.count
+        self.books.take(Batch(engine, jobs, outcomes, answers, time.time()))
         return outcomes
 
     def _promise(self) -> asyncio.Future[bool] | None:
         return self._loop.create_future() if self.settings.events == "closed" and self._loop is not None else None
 
-    def _remember(self, rows: list[Row], outcome: Outcome) -> None:
-        for decision, count in Counter(row["decision"] for row in rows).items():
-            self.metrics.images.labels(decision).inc(count)
-        promise, loop = outcome.stored, self._loop
-        if promise is None or loop is None:
-            self.writer.offer(rows)
-            return
-
-        def stored(fine: bool) -> None:
-            loop.call_soon_threadsafe(_kept, promise, fine)
-
-        if not self.writer.offer(rows, stored):
-            stored(False)
-
-    def _set_aside(self, images: Tensor, rows: list[Row], outcome: Outcome) -> None:
-        shares = outcome.answers.top_shares
-        for position, (row, i) in enumerate(zip(rows, outcome.rows, strict=True)):
-            close = shares.shape[1] > 1 and shares[i, 0] - shares[i, 1] < CLOSE_CALL
-            if self.quarantine is not None and (row["flagged"] or close):
-                row["picture"] = self.quarantine.put(event_key(row["trace"], position), images[position])
+    def _watch(self, clients: Sequence[str], images: Sequence[Seen], now: float) -> None:
+        if self.watcher is not None:
+            self._notify(self.watcher.observe(clients, images, now))
 
     def _notify(self, alarms: list[Alarm]) -> None:
         for alarm in alarms:
@@ -175,8 +157,8 @@ class Guard:
 
     def _foreign(self, row: Row) -> None:
         """An event that another replica stored."""
-        if self.watcher is not None and row["stack"] == self.engine.digest[:16]:
-            self._notify(self.watcher.observe([row["client"]], [seen_again(row)], row["at"]))
+        if row["stack"] == self.engine.digest[:16]:
+            self._watch([row["client"]], [seen_again(row)], row["at"])
 
     def _gauges(self) -> None:
         self.metrics.gauge("queue_images", "Images waiting for the model.", lambda: float(self.batcher.waiting))
@@ -190,15 +172,11 @@ class Guard:
 
     def _end(self) -> None:
         self.follower.close()
+        self.books.close()
         self.writer.close()
         self.alerts.close()
         self.engine.close()
         self.store.close()
-
-
-def _kept(promise: asyncio.Future[bool], fine: bool) -> None:
-    if not promise.done():  # the client may have left
-        promise.set_result(fine)
 
 
 def _profile(settings: GuardTable, engine: Engine) -> Profile | None:

@@ -58,10 +58,12 @@ def read(body: bytes, header_length: str | None, shape: Shape, most: int) -> tup
         raise RefusedError(413 if dims[0] > most else 400, "images", f"send 1 to {most} images in one request")
     values = _values(given, raw, TYPES[kind], prod(dims)).reshape(dims)
     with np.errstate(all="ignore"):  # what overflows is refused below
-        values = values.astype(np.float32) / (255.0 if kind == "UINT8" else 1.0)
-    if not bool(((values >= 0) & (values <= 1)).all()):  # false for NaN
+        values = values.astype(np.float32)  # a copy: what was received cannot be written to
+        if kind == "UINT8":
+            values /= 255
+    if not (values.min() >= 0 and values.max() <= 1):  # so for NaN, which is its own least and most
         raise RefusedError(400, "range", "images must be finite and lie in [0, 1]")
-    return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)), said
+    return torch.from_numpy(values), said
 
 
 def write(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ MIGRATING = 7_413_025
 Row = dict[str, Any]
 WRITTEN = tuple(column.name for column in EVENTS.columns if column.name != "id")
 VALUES = itemgetter(*WRITTEN)
+AT_ONCE = 256
+"""Rows in one statement."""
 
 
 class Store:
@@ -67,11 +70,18 @@ class Store:
         connection.execute(dialect.insert(table).on_conflict_do_nothing(), list(rows))
 
     def add_events(self, rows: Sequence[Row], connection: Connection) -> None:
-        """`add` for events, past SQLAlchemy's reading of every value: they are many, and of plain types."""
+        """`add` for events, past SQLAlchemy's reading of every value: they are many, and of plain types. Many rows to
+        a statement, for SQLite lets other threads run, and waits for them, once per statement.
+        """
         mark = "?" if self.kind == "sqlite" else "%s"
-        marks = ", ".join([mark] * len(WRITTEN))
-        said = f"INSERT INTO events ({', '.join(WRITTEN)}) VALUES ({marks}) ON CONFLICT DO NOTHING"  # noqa: S608 - ours
-        connection.exec_driver_sql(said, [VALUES(row) for row in rows])
+        one = f"({', '.join([mark] * len(WRITTEN))})"
+        at = 0
+        while at < len(rows):
+            size = min(AT_ONCE, 1 << (len(rows) - at).bit_length() - 1)  # few sizes: statements are prepared once each
+            part = rows[at : at + size]
+            said = f"INSERT INTO events ({', '.join(WRITTEN)}) VALUES {', '.join([one] * size)} ON CONFLICT DO NOTHING"  # noqa: S608 - ours
+            connection.exec_driver_sql(said, tuple(chain.from_iterable(map(VALUES, part))))
+            at += size
 
     def put(self, table: Table, row: Row, connection: Connection) -> None:
         """Insert a row or replace the one with the same primary key."""

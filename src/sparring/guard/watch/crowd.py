@@ -21,8 +21,7 @@ class Crowd:
     """The last images of everyone. A scene that two clients sent becomes a stream of its own."""
 
     def __init__(self) -> None:
-        self._coarse = np.zeros((REMEMBERED, 0), np.float32)
-        self._squares = np.full(REMEMBERED, np.inf, np.float32)
+        self._coarse = np.zeros((0, 0), np.float32)
         self._thumbs = np.zeros((REMEMBERED, 0), np.float32)
         self._clients = [""] * REMEMBERED
         self._scenes = [""] * REMEMBERED
@@ -37,10 +36,10 @@ class Crowd:
         (no mere copy).
         """
         thumbs = np.stack([seen.thumbnail for seen in images])
-        if not self._coarse.shape[1]:
+        if not len(self._coarse):
             self._begin(thumbs.shape[1])
-        coarse = _averaged(thumbs, self._coarse.shape[1])
-        nearest = (self._squares - 2 * (coarse @ self._coarse.T)).argmin(1).tolist()
+        coarse = _averaged(thumbs, self._coarse.shape[1] - 1)
+        nearest = (_beside(coarse, 1.0) @ self._coarse.T).argmax(1).tolist()
         exact = self._thumbs[nearest] - thumbs
         distances = np.sqrt(np.einsum("ij,ij->i", exact, exact) / thumbs.shape[1]).tolist()
         found = [
@@ -51,7 +50,8 @@ class Crowd:
         return [None if not scene else (scene, self._stream(scene, now)) for scene in found]
 
     def _begin(self, width: int) -> None:
-        self._coarse = np.zeros((REMEMBERED, min(COARSE, width)), np.float32)
+        self._coarse = np.zeros((REMEMBERED, min(COARSE, width) + 1), np.float32)
+        self._coarse[:, -1] = -np.inf  # no neighbour yet
         self._thumbs = np.zeros((REMEMBERED, width), np.float32)
 
     def _scene(self, client: str, row: int) -> str:
@@ -74,11 +74,18 @@ class Crowd:
         for first in range(0, len(thumbs), REMEMBERED):
             rows = [(self._next + i) % REMEMBERED for i in range(len(thumbs[first : first + REMEMBERED]))]
             part = slice(first, first + len(rows))
-            self._coarse[rows], self._thumbs[rows] = coarse[part], thumbs[part]
-            self._squares[rows] = np.einsum("ij,ij->i", coarse[part], coarse[part])
+            squares = np.einsum("ij,ij->i", coarse[part], coarse[part])
+            self._coarse[rows], self._thumbs[rows] = _beside(coarse[part], -squares / 2), thumbs[part]
             for row, client, scene in zip(rows, clients[part], scenes[part], strict=True):
                 self._clients[row], self._scenes[row] = client, scene
             self._next = (rows[-1] + 1) % REMEMBERED
+
+
+def _beside(rows: np.ndarray, last: np.ndarray | float) -> np.ndarray:
+    """One more column: products of rows with 1 and rows with half their square are the higher the nearer they are."""
+    found = np.empty((len(rows), rows.shape[1] + 1), np.float32)
+    found[:, :-1], found[:, -1] = rows, last
+    return found
 
 
 def _averaged(rows: np.ndarray, width: int) -> np.ndarray:

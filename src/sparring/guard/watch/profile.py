@@ -17,7 +17,6 @@ from torch import Tensor
 from sparring.errors import DataError, InputError
 from sparring.files import write_whole
 from sparring.guard.engine import Answers, Engine
-from sparring.guard.watch.prints import rounded
 from sparring.guard.watch.stream import LIKELY, Limits, Seen, Stream
 
 SCHEMA = 1
@@ -93,7 +92,7 @@ def calibrated(streams: Sequence[Sequence[Seen]], stack: str, scenes: Sequence[S
     for signs in every:
         stream = Stream()
         for one in signs:
-            stream.add(one, limits)
+            stream.add(one, limits.weights)
             most = {kind: max(value, stream.evidence[kind]) for kind, value in most.items()}
     alarms = {kind: max(LEAST, SLACK * value + STEP) for kind, value in most.items()}
     return Profile(limits, alarms, stack, len(streams), sum(map(len, streams)))
@@ -101,10 +100,10 @@ def calibrated(streams: Sequence[Sequence[Seen]], stack: str, scenes: Sequence[S
 
 def seen_of(answers: Answers) -> list[Seen]:
     """The images of one call, as the watch sees them."""
-    prints = rounded(answers.prints)
+    prints = answers.prints
+    thumbs, embeds = prints.thumbnails.astype(np.float32), prints.embeddings.astype(np.float32)
     columns = (answers.labels, answers.margin, prints.rough, answers.flagged)
-    rows = zip(prints.thumbnails, prints.embeddings, *(column.tolist() for column in columns), strict=True)
-    return [Seen(*row) for row in rows]
+    return list(map(Seen, thumbs, embeds, *(column.tolist() for column in columns)))
 
 
 def _signs(stream: Sequence[Seen], limits: Limits) -> list[dict[str, bool]]:

@@ -50,7 +50,7 @@ def replayed(profile: Profile, found: list[Session], scale: Mapping[str, float])
     for session in found:
         stream, raised = Stream(), set[str]()
         for signs in stream.observe(session.images, profile.limits):
-            stream.add(signs, profile.limits)
+            stream.add(signs, profile.limits.weights)
             raised |= {
                 kind for kind, limit in profile.alarms.items() if stream.evidence[kind] > limit * scale.get(kind, 1.0)
             }

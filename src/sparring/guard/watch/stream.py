@@ -25,6 +25,9 @@ STRAIGHT = 0.95
 """Cosine of successive updates from which they count as one line."""
 HALF = (0.4, 0.6)
 """Ratio of successive updates on one line that is a bisection's."""
+LATER = np.triu(np.ones((MOST - WINDOW, MOST - WINDOW), bool))
+"""Which of the new images are no earlier than which, so that none is its own neighbour."""
+ROWS = np.arange(MOST - WINDOW)
 RECENT = 4
 """A film's nearest neighbours are younger than this many images."""
 RARE = 0.002
@@ -75,27 +78,31 @@ class Limits:
     rates: Mapping[str, float] = field(default_factory=dict)
 
     @cached_property
-    def gains(self) -> dict[str, tuple[float, float]]:
-        """By sign: how much likelier an attack makes it, as a logarithm, where it is not shown and where it is."""
-        return {sign: _gains(kind_of(sign), rate) for sign, rate in self.rates.items()}
+    def weights(self) -> Weights:
+        """What each sign of one image adds to the evidence."""
+        return Weights({sign: _weight(sign, rate) for sign, rate in self.rates.items()})
 
-    def gain(self, sign: str, shown: bool, now: float | None = None) -> float:
-        """That of one image. now: the sign's rate among all clients now, which counts where it is the higher one."""
-        if now is not None and now > self.rates.get(sign, RARE):
-            return _gains(kind_of(sign), now)[shown]
-        found = self.gains.get(sign)
-        return (found or _gains(kind_of(sign), RARE))[shown]
+    def drifted(self, now: Mapping[str, float]) -> Weights:
+        """`weights` while signs are shown at other rates `now`: what most clients show says little of one."""
+        higher = {sign: rate for sign, rate in now.items() if rate > self.rates.get(sign, RARE)}
+        return Weights({**self.weights, **{sign: _weight(sign, rate) for sign, rate in higher.items()}})
 
 
-def _gains(kind: str, rate: float) -> tuple[float, float]:
+class Weights(dict[str, tuple[str, float, float]]):
+    """By sign: its kind, and how much likelier an attack makes it, as a logarithm, where it is not shown and where it
+    is. A sign that was never seen in benign traffic counts as the rarest.
+    """
+
+    def __missing__(self, sign: str) -> tuple[str, float, float]:
+        self[sign] = found = _weight(sign, RARE)
+        return found
+
+
+def _weight(sign: str, rate: float) -> tuple[str, float, float]:
+    kind = sign.partition("/")[0]  # "search/3 late" is a "search": the rest only decides the rate
     benign = min(max(rate, RARE), 0.95)
     likely = max(LIKELY[kind], min(0.98, 1.5 * benign))
-    return math.log((1 - likely) / (1 - benign)), math.log(likely / benign)
-
-
-def kind_of(sign: str) -> str:
-    """Without what only decides the rate: "search/3 late" is a "search"."""
-    return sign.partition("/")[0]
+    return kind, math.log((1 - likely) / (1 - benign)), math.log(likely / benign)
 
 
 @dataclass(eq=False)
@@ -123,11 +130,11 @@ class _Geometry(NamedTuple):
     """
 
     gaps: np.ndarray
-    near: np.ndarray
+    near: list[int]
     distances: list[float]
     cosines: list[float]
-    halving: np.ndarray
-    moved: np.ndarray
+    halving: list[bool]
+    moved: list[bool]
 
 
 @dataclass(eq=False)
@@ -140,6 +147,7 @@ class Stream:
 
     def __post_init__(self) -> None:
         self._thumbs = self._embeds = np.zeros((0, 0), np.float32)
+        self._squares = np.zeros(MOST, np.float32)
         self._labels: list[int] = []
         self._clusters: list[_Cluster] = []
         self._gone = 0
@@ -155,35 +163,30 @@ class Stream:
         self.count += len(images)
         return found
 
-    def add(self, signs: Mapping[str, bool], limits: Limits, now: Mapping[str, float] | None = None) -> None:
+    def add(self, signs: Mapping[str, bool], weights: Weights) -> None:
         """Let the signs of one image count."""
+        evidence = self.evidence
         for sign, shown in signs.items():
-            kind = kind_of(sign)
-            gain = limits.gain(sign, shown, now.get(sign) if now else None)
-            self.evidence[kind] = max(0.0, self.evidence[kind] + gain)
+            kind, absent, present = weights[sign]
+            evidence[kind] = max(0.0, evidence[kind] + (present if shown else absent))
 
     def _geometry(self, start: int, n: int, radius: float) -> _Geometry:
         """Of the `n` rows from `start` on: their nearest earlier rows, the likest embeddings, the last two steps."""
         end = start + n
-        new, rows = self._thumbs[start:end], self._thumbs[:end]
-        squares = np.einsum("ij,ij->i", rows, rows)
-        gaps = squares - 2 * (new @ rows.T) + squares[start:end, None]
-        later = np.arange(end) >= np.arange(start, end)[:, None]
-        gaps[later] = np.inf
+        new, rows, squares = self._thumbs[start:end], self._thumbs[:end], self._squares[:end]
+        gaps = new @ rows.T
+        gaps *= -2
+        gaps += squares
+        gaps += squares[start:, None]
+        cosines = self._embeds[start:end] @ self._embeds[:end].T
+        later = LATER[:n, :n]
+        gaps[:, start:][later], cosines[:, start:][later] = np.inf, -1.0
         near = gaps.argmin(1)
-        distances = np.sqrt(np.maximum(gaps[np.arange(n), near], 0) / rows.shape[1])
+        distances = np.sqrt(np.maximum(gaps[ROWS[:n], near], 0) / rows.shape[1])
         for i in np.flatnonzero(distances < 2 * radius):  # products of float32 are too coarse for these
             near[i], distances[i] = self._exactly(gaps[i], start + int(i))
-        cosines = self._embeds[start:end] @ self._embeds[:end].T
-        cosines[later] = -1.0
-        steps = np.diff(self._thumbs[max(0, start - 2) : end], axis=0)
-        along = np.einsum("ij,ij->i", steps[1:], steps[:-1])
-        long = np.sqrt(np.einsum("ij,ij->i", steps, steps))
-        least = SAME * math.sqrt(rows.shape[1])
-        ratio = long[1:] / np.maximum(long[:-1], 1e-12)
-        halving = (np.abs(along) > STRAIGHT * long[1:] * long[:-1]) & (ratio > HALF[0]) & (ratio < HALF[1])
-        moved = np.minimum(long[1:], long[:-1]) >= least
-        return _Geometry(gaps, near, distances.tolist(), cosines.max(1).tolist(), halving[-n:], moved[-n:])
+        halving, moved = _halving(rows[max(0, start - 2) :], n)
+        return _Geometry(gaps, near.tolist(), distances.tolist(), cosines.max(1).tolist(), halving, moved)
 
     def _exactly(self, gaps: np.ndarray, here: int) -> tuple[int, float]:
         """The nearest of the rows that may be it, and its root mean square distance."""
@@ -194,12 +197,12 @@ class Stream:
         return int(close[best]), math.sqrt(float(exact[best]) / apart.shape[1])
 
     def _one(self, seen: Seen, here: int, i: int, geometry: _Geometry, limits: Limits) -> dict[str, bool]:
-        near, distance = int(geometry.near[i]), geometry.distances[i]
+        near, distance = geometry.near[i], geometry.distances[i]
         cluster = self._clusters[near] if distance < limits.radius else _Cluster(seen.label)
         signs: dict[str, bool] = {}
         if distance >= SAME:
             if here > 1 and geometry.moved[i - len(geometry.near)]:
-                signs["bisect"] = bool(geometry.halving[i - len(geometry.near)])
+                signs["bisect"] = geometry.halving[i - len(geometry.near)]
             if distance < limits.radius:
                 signs |= self._of_repeated(seen, cluster, near, here)
             elif distance > 2 * limits.radius and not self._goes_on(seen, geometry.gaps[i], here, limits.radius):
@@ -231,6 +234,7 @@ class Stream:
             gone = here + n - MOST
             for rows in (self._thumbs, self._embeds):
                 rows[: here - gone] = rows[gone:here].copy()
+            self._squares[: here - gone] = self._squares[gone:here].copy()
             del self._labels[:gone], self._clusters[:gone]
             self._gone += gone
             here -= gone
@@ -238,9 +242,25 @@ class Stream:
             size = min(MOST, max(8, 2 * (here + n)))
             self._thumbs = _grown(self._thumbs, size, len(images[0].thumbnail))
             self._embeds = _grown(self._embeds, size, len(images[0].embedding))
-        self._thumbs[here : here + n] = [seen.thumbnail for seen in images]
-        self._embeds[here : here + n] = [seen.embedding for seen in images]
+        for row, seen in enumerate(images, here):
+            self._thumbs[row], self._embeds[row] = seen.thumbnail, seen.embedding
+        fresh = self._thumbs[here : here + n]
+        self._squares[here : here + n] = np.einsum("ij,ij->i", fresh, fresh)
         return here
+
+
+def _halving(rows: np.ndarray, n: int) -> tuple[list[bool], list[bool]]:
+    """Of the last `n` steps, at most as many as there are pairs of steps: halves it the one before, on its line, and do
+    both move at all?
+    """
+    steps = rows[1:] - rows[:-1]
+    along = np.einsum("ij,ij->i", steps[1:], steps[:-1])
+    long = np.sqrt(np.einsum("ij,ij->i", steps, steps))
+    after, before = long[1:], long[:-1]
+    ratio = after / np.maximum(before, 1e-12)
+    halving = (np.abs(along) > STRAIGHT * after * before) & (ratio > HALF[0]) & (ratio < HALF[1])
+    moved = np.minimum(after, before) >= SAME * math.sqrt(rows.shape[1])
+    return halving[-n:].tolist(), moved[-n:].tolist()
 
 
 def _of_new(seen: Seen, cosine: float, limits: Limits) -> dict[str, bool]:

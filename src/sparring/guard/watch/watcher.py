@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from sparring.guard.watch.crowd import Crowd
 from sparring.guard.watch.drift import Drift
 from sparring.guard.watch.profile import Profile
-from sparring.guard.watch.stream import Seen, Stream, kind_of
+from sparring.guard.watch.stream import Seen, Stream
 
 CLIENTS = 1000
 """Clients that are remembered; who was away longest is forgotten first."""
@@ -38,6 +38,7 @@ class Watcher:
         self.profile = profile
         self.streams: OrderedDict[str, Stream] = OrderedDict()
         self.crowd, self.drift = Crowd(), Drift(profile.limits)
+        self._least = min(profile.alarms.values())
         self._lock = threading.Lock()
 
     def observe(self, clients: Sequence[str], images: Sequence[Seen], now: float) -> list[Alarm]:
@@ -67,8 +68,10 @@ class Watcher:
             return {} if stream is None else dict(stream.evidence)
 
     def _count(self, who: str, stream: Stream, signs: dict[str, bool], alarms: dict[tuple[str, str], Alarm]) -> None:
-        stream.add(signs, self.profile.limits, self.drift.rates)
-        for kind in map(kind_of, signs):
+        stream.add(signs, self.drift.weights)
+        if max(stream.evidence.values()) <= self._least:
+            return
+        for kind in {self.drift.weights[sign][0] for sign in signs}:
             value, limit = stream.evidence[kind], self.profile.alarms[kind]
             if value > limit:
                 stream.evidence[kind] = min(value, CEILING * limit)
