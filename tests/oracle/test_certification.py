@@ -12,8 +12,8 @@ from tests.helpers_core import Linear, digits, forked_seed, pictures, train
 from torch import Tensor, nn
 
 import sparring as sp
-from sparring.certification import Smoothing, bracket, windows
-from sparring.certification.bounds import intervals, lower_bound, rivals, tightened
+from sparring.certification import Smoothing, blocks, bounds, bracket, windows
+from sparring.certification.bounds import intervals, lower_bound, margins, rivals, tightened
 from sparring.certification.curves import SMOOTH, Curve
 from sparring.certification.graph import trace
 from sparring.certification.layers import Conv
@@ -67,6 +67,52 @@ def test_a_window_of_the_picture_says_as_much_as_the_whole(
         open_ = (whole[0] < 0) & (whole[1] > 0)
         assert float(open_.double().mean()) > 0.05
         assert all(torch.allclose(a[open_], b[open_], atol=1e-7) for a, b in zip(near, whole, strict=True))
+
+
+@pytest.mark.parametrize("pooled", [(1, 1), (2, 2), (2, 3)])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "side", "bias"),
+    [(3, 1, 1, 12, True), (3, 2, 0, 13, True), (5, 1, 2, 12, False), (2, 2, 1, 10, True)],
+)
+def test_a_block_passed_at_once_is_its_layers_passed_in_turn(
+    kernel: int, stride: int, padding: int, side: int, bias: bool, pooled: tuple[int, int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    images, threat = pictures(3, 2, side, side, dtype=torch.float64), sp.ThreatModel("linf", 0.1)
+    with forked_seed(3):
+        conv = nn.Conv2d(2, 5, kernel, stride, padding, bias=bias)
+        pool = [] if pooled == (1, 1) else [nn.MaxPool2d(pooled)]
+        net = nn.Sequential(conv, nn.ReLU(), *pool, nn.Flatten(), nn.LazyLinear(6), nn.ReLU(), nn.Linear(6, 4))
+        net(torch.zeros(1, 2, side, side))
+    net = net.double().eval()
+    layers, labels = trace(net, images).layers(), torch.tensor([0, 1, 2])
+    domain, place = Domain.build(threat, images), 3 if pool else 2
+    block = blocks.block_at(layers, place)
+    assert block is not None
+    assert block.pool is layers[place] or not pool
+    assert blocks.block_at(layers, place - 1) is None or pool
+    found = []
+    for _ in range(2):
+        with torch.no_grad():
+            known = tightened(layers, domain)
+            found.append([*known[-3], margins(layers, known, labels, domain, "crown")])
+        monkeypatch.setattr(bounds, "block_at", lambda *_: None)
+    assert all(torch.allclose(a, b, atol=1e-9) for a, b in zip(*found, strict=True))
+    assert float((known[-3][0] < 0).double().mean()) > 0.2
+
+
+def test_large_layers_keep_their_intervals_and_are_named() -> None:
+    with forked_seed(4):
+        net = nn.Sequential(
+            nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3)
+        )
+    images, threat = pictures(4, 1, 8, 8), sp.ThreatModel("linf", 0.05)
+    labels = net(images).argmax(1)
+    plain, lifted = (sp.certify(net, images, labels, threat, work=most) for most in (63, 64))
+    assert "2 (Conv2d) (64 values); work=64" in plain.notes[0]
+    assert not lifted.notes
+    assert bool((lifted.lower > plain.lower).all())
+    assert not sp.certify(net, images, labels, threat, method="crown-ibp", work=63).notes
 
 
 def test_intervals_are_exact_on_a_monotone_net() -> None:

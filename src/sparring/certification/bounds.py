@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from sparring.certification import windows
+from sparring.certification.blocks import block_at
 from sparring.certification.curves import Curve, ReLU
-from sparring.certification.layers import Conv, Dense, Input, Interval, Layer, Scale
+from sparring.certification.layers import Conv, Dense, Input, Interval, Layer, Scale, Units
 from sparring.certification.pooling import MaxPool
 from sparring.certification.region import Domain, slack
 
@@ -20,6 +21,8 @@ MEMORY, IN_CACHE = 2**25, 2**22
 """Numbers in the largest tensor of coefficients, on an accelerator and on a CPU: what rows and images are cut into
 pieces for. A CPU is twice as fast with tensors that its caches and its allocator hold.
 """
+ROWS = 64
+"""Values of a layer that are tightened together at most: images with fewer open ones then drop out sooner."""
 WORK = 4096
 """A layer with more values than this keeps its interval bounds: to tighten each by a pass of its own costs too much."""
 
@@ -51,8 +54,11 @@ def lower_bound(
             continue
         layer, rows = layers[place], waiting.pop(place)
         inputs = layer.inputs
-        relu = layers[inputs[0]]
-        if isinstance(layer, MaxPool) and layer.apart and isinstance(relu, ReLU) and relu.slopes is None:
+        relu, block = layers[inputs[0]], block_at(layers, place)
+        if block is not None:
+            moved, extra = block.pull(rows, known)
+            back, inputs = [moved], block.conv.inputs
+        elif isinstance(layer, MaxPool) and layer.apart and isinstance(relu, ReLU) and relu.slopes is None:
             back, extra = layer.pull_through(rows, known[inputs[0]], relu.lines(known[relu.inputs[0]]))
             inputs = relu.inputs
         else:
@@ -72,15 +78,27 @@ def tightened(layers: list[Layer], domain: Domain, work: int = WORK) -> list[Int
 
     A layer with more than `work` values keeps its intervals.
     """
-    bent = {layer.inputs[0] for layer in layers if isinstance(layer, (Curve, ReLU, MaxPool))}
-    found: list[Interval] = []
+    loose, found = set(_loose(layers, domain.norm)), list[Interval]()
     for place, layer in enumerate(layers):
         found.append(layer.interval(*_given(layer, found, domain)))
-        exact = domain.norm == "linf" and _one_mix(layers[: place + 1])
-        mixes = not isinstance(layer, (Input, Curve, ReLU))  # an activation's result is as tight as what goes into it
-        if place in bent and mixes and not exact and math.prod(layer.shape) <= work:
+        if place in loose and math.prod(layer.shape) <= work:
             found[place] = _tighter(layers, found, place, domain)
     return found
+
+
+def kept(layers: list[Layer], norm: str, work: int) -> list[Layer]:
+    """The layers that are too large for `tightened`."""
+    return [layers[place] for place in _loose(layers, norm) if math.prod(layers[place].shape) > work]
+
+
+def _loose(layers: list[Layer], norm: str) -> Iterator[int]:
+    """Places of layers before an activation or a maximum whose intervals are not exact already."""
+    bent = {layer.inputs[0] for layer in layers if isinstance(layer, (Curve, ReLU, MaxPool))}
+    for place, layer in enumerate(layers):
+        exact = norm == "linf" and _one_mix(layers[: place + 1])
+        mixes = not isinstance(layer, (Input, Curve, ReLU))  # an activation's result is as tight as what goes into it
+        if place in bent and mixes and not exact:
+            yield place
 
 
 def most_numbers(like: Tensor) -> int:
@@ -104,11 +122,11 @@ def _tighter(layers: list[Layer], known: list[Interval], place: int, domain: Dom
         return low.view_as(known[place][0]), torch.maximum(low, high).view_as(known[place][1])
     counts, order = open_.sum(1), open_.to(torch.uint8).argsort(dim=1, descending=True, stable=True)
     widest = max(math.prod(layer.shape) for layer in layers[: place + 1])
-    rows = max(1, most_numbers(low) // (2 * widest * len(low)))
-    units = _units(layers, place, low)
+    rows = max(1, min(ROWS, most_numbers(low) // (2 * widest * len(low))))
+    units = _units(layers, place)
     for start in range(0, int(counts.max()), rows):
         still = (counts > start).nonzero().flatten()
-        part, some = order[still, start : start + rows], domain.select(still)
+        part, some = order[still, start : min(start + rows, int(counts.max()))], domain.select(still)
         mine = [(a[still], b[still]) for a, b in known]
         least, most = _both_ends(layers, mine, place, units, part, some)
         low[still] = low[still].scatter(1, part, torch.maximum(low[still].gather(1, part), least))
@@ -117,19 +135,14 @@ def _tighter(layers: list[Layer], known: list[Interval], place: int, domain: Dom
     return low.view_as(known[place][0]), high.view_as(known[place][1])
 
 
-Units = tuple[Tensor, Tensor | float]
-
-
-def _units(layers: list[Layer], place: int, like: Tensor) -> Units | None:
+def _units(layers: list[Layer], place: int) -> Units | None:
     """Every value of a linear layer as a row of coefficients of what goes into it, with its constant; None where that
     is no linear layer, or too large to be kept.
     """
     layer, size = layers[place], math.prod(layers[place].shape)
     if not isinstance(layer, (Dense, Conv)) or size * math.prod(layers[layer.inputs[0]].shape) > MEMORY:
         return None
-    eye = torch.eye(size, dtype=like.dtype, device=like.device).view(1, size, *layer.shape)
-    back, constant = layer.pull(eye)
-    return back[0][0], constant[0] if isinstance(constant, Tensor) else constant
+    return layer.units
 
 
 def _both_ends(

@@ -8,7 +8,16 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sparring.certification.bounds import WORK, intervals, margins, most_numbers, tightened, with_better_slopes
+from sparring.certification.bounds import (
+    ROWS,
+    WORK,
+    intervals,
+    kept,
+    margins,
+    most_numbers,
+    tightened,
+    with_better_slopes,
+)
 from sparring.certification.certificate import Certificate
 from sparring.certification.graph import trace
 from sparring.certification.layers import Layer
@@ -104,10 +113,17 @@ class Bounder:
             low, high = torch.where(held, middle, low), torch.where(held, high, middle)
         return low
 
+    def notes(self) -> tuple[str, ...]:
+        """What could be tighter at a higher price."""
+        large = kept(self.layers, self.threat.norm, self.work) if self.method == "crown" else []
+        sizes = ", ".join(f"{layer.where} ({math.prod(layer.shape):,} values)" for layer in large)
+        most = max((math.prod(layer.shape) for layer in large), default=0)
+        return (f"interval bounds are kept at {sizes}; work={most} tightens them by lines, too",) if large else ()
+
     def at_once(self, like: Tensor) -> int:
         """Images whose coefficients fit into the memory that is meant for them, with some rows each."""
         widest = max(math.prod(layer.shape) for layer in self.layers)
-        rows = 64 if self.method == "crown" else 2 * self.layers[-1].shape[0]
+        rows = 2 * (ROWS if self.method == "crown" else self.layers[-1].shape[0])
         return max(1, min(AT_ONCE, most_numbers(like) // (rows * widest)))
 
 
@@ -145,6 +161,7 @@ def _by_bounds(
         certified,
         lower,
         reach,
+        notes=bounder.notes(),
     )
 
 

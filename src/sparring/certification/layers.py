@@ -6,9 +6,11 @@ y by the layer's inputs. Coefficients have the shape (N or 1, R, *shape), consta
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -16,6 +18,8 @@ from torch.nn import functional
 
 Interval = tuple[Tensor, Tensor]
 Pulled = tuple[list[Tensor], Tensor | float]
+Units = tuple[Tensor, Tensor | float]
+"""Coefficients (values, *shape of the input) and constants (values,) of every value of a linear layer."""
 
 FEW = 4
 """Channels up to which a transposed convolution is added up by hand."""
@@ -73,6 +77,11 @@ class Dense(Layer):
     weight: Tensor
     bias: Tensor | None
 
+    @cached_property
+    def units(self) -> Units:
+        """Every value as a row of coefficients of what goes in, and its constant."""
+        return _units(self, self.weight)
+
     def value(self, *xs: Tensor) -> Tensor:
         """The product."""
         return functional.linear(xs[0], self.weight, self.bias)
@@ -100,6 +109,11 @@ class Conv(Layer):
     dilation: tuple[int, int]
     groups: int
     before: tuple[int, ...]
+
+    @cached_property
+    def units(self) -> Units:
+        """Every value as a row of coefficients of what goes in, and its constant."""
+        return _units(self, self.weight)
 
     def _conv(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return functional.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
@@ -144,6 +158,12 @@ class Conv(Layer):
             for j in range(kw):
                 wide[:, :, i : i + sh * (h - 1) + 1 : sh, j : j + sw * (w - 1) + 1 : sw] += taps[:, :, i, j]
         return wide[:, :, ph : ph + height, pw : pw + width].reshape(n, r, *self.before)
+
+
+def _units(layer: Layer, like: Tensor) -> Units:
+    size = math.prod(layer.shape)
+    back, constant = layer.pull(torch.eye(size, dtype=like.dtype, device=like.device).view(1, size, *layer.shape))
+    return back[0][0], constant[0] if isinstance(constant, Tensor) else constant
 
 
 @dataclass(frozen=True, eq=False)

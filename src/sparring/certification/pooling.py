@@ -48,6 +48,21 @@ class MaxPool(Layer):
         and slope and constant of its line above (N, C, H, W). No slope is negative, so that where windows lie `apart` a
         coefficient keeps its sign, and both lines can be taken at once.
         """
+        chosen, slope, above = self.ways(x, lines)
+        neg = a.clamp_max(0)
+        constant = summed(neg, above)
+        if self.apart:
+            maps = [self._spread(part) for part in (chosen, slope)]
+            wide = a.repeat_interleave(self.kernel[1], 4).unsqueeze(4)  # (N, R, C, H, 1, w): rows of some length
+            found = bent(wide, wide.clamp_max(0), maps[0], maps[1])
+            return [found.view(len(maps[0]), a.shape[1], *self.before)], constant
+        rows, down = (part.flatten(3).unsqueeze(3) for part in (a, neg))
+        return [self._folded(bent(rows, down, chosen.unsqueeze(1), slope.unsqueeze(1)))], constant
+
+    def ways(self, x: Interval, lines: tuple[Tensor, Tensor, Tensor] | None) -> tuple[Tensor, Tensor, Tensor]:
+        """What a positive and what a negative coefficient is multiplied with on its way to each value of its window,
+        both (N, C, K, L), and the constant of the latter (N, C, L); `lines` as for `pull_through`.
+        """
         low, high = (self._windows(end, -1e30) for end in x)
         best = (low + high).argmax(2, keepdim=True)
         chosen = torch.zeros_like(low).scatter_(2, best, 1.0)
@@ -62,15 +77,7 @@ class MaxPool(Layer):
             below, chord, rise = (self._windows(part, 0.0) for part in lines)
             above = above + (slope * rise).sum(2)
             chosen, slope = chosen * below, slope * chord
-        neg = a.clamp_max(0)
-        constant = summed(neg, above)
-        if self.apart:
-            maps = [self._spread(part) for part in (chosen, slope)]
-            wide = a.repeat_interleave(self.kernel[1], 4).unsqueeze(4)  # (N, R, C, H, 1, w): rows of some length
-            found = bent(wide, wide.clamp_max(0), maps[0], maps[1])
-            return [found.view(len(maps[0]), a.shape[1], *self.before)], constant
-        rows, down = (part.flatten(3).unsqueeze(3) for part in (a, neg))
-        return [self._folded(bent(rows, down, chosen.unsqueeze(1), slope.unsqueeze(1)))], constant
+        return chosen, slope, above
 
     def _windows(self, x: Tensor, outside: float) -> Tensor:
         """The windows' contents, (N, C, K, L)."""

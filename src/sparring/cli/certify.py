@@ -42,6 +42,13 @@ def certify(
         bool, typer.Option("--bracket", help="Also attack, so that the true accuracy stands between two numbers.")
     ] = False,
     slopes: Annotated[int, typer.Option(help="Steps of ascent on the lines of the ReLUs, --slopes 20.")] = 0,
+    work: Annotated[
+        int,
+        typer.Option(
+            help="Layers with more values than this keep their interval bounds (crown), --work 20000: tighter, dearer.",
+            min=0,
+        ),
+    ] = 4096,
     sigma: Annotated[float, typer.Option(help="Noise of smoothing, in units of the images, --sigma 0.5.")] = 0.25,
     draws: Annotated[int, typer.Option(help="Noisy copies per image for smoothing, --draws 10000.")] = 1000,
     alpha: Annotated[float, typer.Option(help="Chance that a smoothing radius is wrong, --alpha 0.01.")] = 0.001,
@@ -74,7 +81,7 @@ def certify(
     settings = flags.declared().config
     if settings.stack is not None and settings.stack.transforms and not quiet:
         show.assumptions(["the model alone: a certificate does not cover the [stack] around it"])
-    how = {"method": method, "slopes": slopes, "radius": 12 if radius else 0}
+    how = {"method": method, "slopes": slopes, "radius": 12 if radius else 0, "work": work}
     noise = {"sigma": sigma, "n": draws, "alpha": alpha} if method == "smoothing" else None
     raise typer.Exit(run(settings, how, noise, bracket, tuple(report or ()), fail_under, quiet))
 
