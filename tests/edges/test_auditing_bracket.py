@@ -95,7 +95,7 @@ def test_remedies_do_not_forget_what_was_proved(data):
     left = [r.index for r in first.records if r.attacked and r.broken_by is None]
     rows = torch.tensor(left)
     more = sp.evaluate(model, images[rows], labels[rows], threat, attacks=["pgd"])
-    both = remedies.merged(first, more, left)
+    both = remedies.merged(first, more, left, "tried again")
     assert [r.certified for r in both.records] == [r.certified for r in first.records]
     assert sum(r.certified and r.attacked for r in both.records) > 0
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 from collections.abc import Iterator
 
 import pytest
@@ -27,7 +26,6 @@ from sparring.guard.spar.remote import check_target
 from sparring.guard.spar.session import Ring, spar, summary
 from sparring.guard.watch import benign
 
-CHROMIUM = shutil.which("chromium")
 PAGES = ("/operator/", "/operator/alerts", "/operator/review", "/operator/simulator")
 
 
@@ -61,21 +59,6 @@ def watched(
         service.settle()
         yield service
     del os.environ["SPARRING_GUARD_KEY"]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[object]:
-    if CHROMIUM is None:
-        reason = "chromium is missing: run scripts/system-packages.sh"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
 
 
 @pytest.mark.browser

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import threading
 import time
 import urllib.error
@@ -25,7 +24,6 @@ pytestmark = [
     pytest.mark.xdist_group("lab"),
     pytest.mark.filterwarnings("ignore"),  # those in gradio's threads; test_lab.py keeps ours errors
 ]
-CHROMIUM = shutil.which("chromium")
 WAIT = 30_000
 DONE = "#answer .answer[data-done=true]"
 WIDEST = """() => Math.max(document.documentElement.scrollWidth, ...['picture', 'epsilon', 'answer', 'model', 'attack',
@@ -46,24 +44,6 @@ def address() -> Iterator[str]:
         yield url
         page.should_exit = True
         thread.join(20)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if CHROMIUM is None:
-        reason = "chromium is missing: run scripts/system-packages.sh"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(
-            executable_path=CHROMIUM,
-            args=["--no-sandbox", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"],
-        )
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture(scope="module")

@@ -173,9 +173,8 @@ def _look_closer(request: Request, ready: Preflight, draft: Draft) -> None:
     draft.contradicted = tuple(proofs.contradicted(evaluation, draft.proof, nearest))
     if request.named:  # what was asked for, before anything is added to it
         draft.findings += checks.stronger_curve(draft.curves, checks.standing(request, evaluation), threat.eps)
-    near = [i for i in checks.unproved(request, evaluation) if nearest.get(i, math.inf) <= threat.eps]
-    if near and not request.named:  # a curve came nearer than the evaluation
-        draft.near = near
+    else:  # where a curve came nearer than the evaluation
+        draft.near = [i for i in checks.unproved(request, evaluation) if nearest.get(i, math.inf) <= threat.eps]
     if ready.differentiable:
         draft.findings += checks.weaker_beats_stronger(request, evaluation)
         draft.findings += checks.unbounded(request, evaluation)

@@ -48,11 +48,6 @@ class Proof:
     tried: int
     note: str
 
-    @property
-    def mask(self) -> Tensor | None:
-        """Bool (N,): the images that are proved; None where none is."""
-        return None if self.certificate is None else self.certificate.certified
-
 
 def attempted(request: Request, ready: Preflight, task: Task) -> Proof | None:
     """Prove what can be proved cheaply; None where a certificate would not be about what is attacked: another threat

@@ -112,12 +112,7 @@ def escalated(
     ]
     if not any(attack.access == "gradients" for attack in request.used(evaluation)):
         battery = [attack for attack in battery if attack.access != "gradients"]
-    ran = {stage.attack for stage in evaluation.stages if not stage.purpose}
-    chosen = [a for a in dict.fromkeys(battery) if request.threat.norm in a.threats and str(a) not in ran]
-    if not chosen:
-        return evaluation
-    more = request.again(left, chosen, "remedies: what still stands", keep=True)
-    return merged(evaluation, more, left)
+    return _also(request, evaluation, left, battery, "what still stands", LOOK_MASKED)
 
 
 def _scaled_down(request: Request, evaluation: Evaluation, findings: Sequence[Finding]) -> Evaluation:
@@ -135,22 +130,28 @@ def _scaled_down(request: Request, evaluation: Evaluation, findings: Sequence[Fi
     named = [replace(stage, attack=f"{stage.attack} on smaller logits") for stage in more.stages]
     said = {stage.attack: f"{stage.attack} on smaller logits" for stage in more.stages}
     plain = [replace(r, broken_by=said.get(r.broken_by or "", r.broken_by)) for r in plain]
-    return merged(evaluation, replace(more, records=tuple(plain), stages=tuple(named)), left)
+    return merged(evaluation, replace(more, records=tuple(plain), stages=tuple(named)), left, LOOK_MASKED)
 
 
 def retried(request: Request, evaluation: Evaluation, near: Sequence[int], attacks: Sequence[Attack]) -> Evaluation:
     """The images at `near`, which a curve broke within the budget, meet its attacks and longer ones; what these break
     counts.
     """
+    return _also(request, evaluation, near, attacks, "what a curve reached", "a curve broke them")
+
+
+def _also(
+    request: Request, evaluation: Evaluation, indices: Sequence[int], attacks: Sequence[Attack], what: str, why: str
+) -> Evaluation:
+    """`evaluation` with what those of `attacks` do to its images at `indices` that fit the threat and were not run."""
     ran = {stage.attack for stage in evaluation.stages if not stage.purpose}
-    chosen = [a for a in attacks if request.threat.norm in a.threats and str(a) not in ran]
-    if not near or not chosen:
+    chosen = [a for a in dict.fromkeys(attacks) if request.threat.norm in a.threats and str(a) not in ran]
+    if not indices or not chosen:
         return evaluation
-    more = request.again(near, chosen, "remedies: what a curve reached", keep=True)
-    return merged(evaluation, more, near, "a curve broke them")
+    return merged(evaluation, request.again(indices, chosen, f"remedies: {what}", keep=True), indices, why)
 
 
-def merged(evaluation: Evaluation, more: Evaluation, indices: Sequence[int], why: str = LOOK_MASKED) -> Evaluation:
+def merged(evaluation: Evaluation, more: Evaluation, indices: Sequence[int], why: str) -> Evaluation:
     """`evaluation` with what `more` did to its images at `indices`; stages and passes are added."""
     records = list(evaluation.records)
     places = {record.index: place for place, record in enumerate(records)}

@@ -74,7 +74,10 @@ def compare(
     settings = [o.declared(path, **flags.values) for path in (configs or (None,))]
     if configs is None and settings[0].config.stack is None and not transform:
         raise ConfigError("there is nothing to compare: add [stack] to sparring.toml, name files, or give --transform")
+    from rich.console import Console
+
     from sparring.defenses.comparison import compare_stacks
+    from sparring.reports import stacks as rendered
 
     first, assumed = subject.with_defaults(settings[0].config)
     show.assumptions(() if quiet else assumed)
@@ -94,17 +97,9 @@ def compare(
         ablate=named[0] if ablate else None,
         progress=None if quiet else _told(),
     )
-    from rich.console import Console
-
-    from sparring.files import write_whole
-    from sparring.reports import stacks as rendered
-
     if not quiet:
         rendered.terminal(compared, Console())
-    for path in report or ():
-        text = rendered.html(compared) if path.suffix.lower() == ".html" else compared.to_json()
-        write_whole(path, text.encode("utf-8", errors="replace"))
-        typer.echo(f"saved {path}")
+    _saved(report or (), lambda: rendered.html(compared), compared.to_json)
 
 
 def _models(declared: o.Declared, against: Sequence[str], effort: str, reports: Sequence[Path], *, quiet: bool) -> None:
@@ -112,7 +107,6 @@ def _models(declared: o.Declared, against: Sequence[str], effort: str, reports: 
     from rich.console import Console
 
     from sparring.diagnosis.comparison import compare_models
-    from sparring.files import write_whole
     from sparring.loading import declared_model, merge
     from sparring.reports import models as rendered
 
@@ -137,8 +131,15 @@ def _models(declared: o.Declared, against: Sequence[str], effort: str, reports: 
     )
     if not quiet:
         rendered.terminal(found, Console())
+    _saved(reports, lambda: rendered.html(found), lambda: found.model_dump_json(indent=1) + "\n")
+
+
+def _saved(reports: Sequence[Path], html: Callable[[], str], json: Callable[[], str]) -> None:
+    """Write each report in the form that its name asks for."""
+    from sparring.files import write_whole
+
     for path in reports:
-        text = rendered.html(found) if path.suffix.lower() == ".html" else found.model_dump_json(indent=1) + "\n"
+        text = html() if path.suffix.lower() == ".html" else json()
         write_whole(path, text.encode("utf-8", errors="replace"))
         typer.echo(f"saved {path}")
 
