@@ -37,7 +37,7 @@ def gaps(trace: Trace) -> list[Gap]:
     names = [visit.name for visit in leaves]
     once = {name for name in names if names.count(name) == 1}
     found = []
-    for first, second in zip(leaves, [*leaves[1:], None], strict=True):
+    for first, second in zip(leaves, [*leaves[1:], None], strict=False):
         before, (to, after, grad) = first.left, _next(trace, second)
         if before is None or after is None or first.name not in once or (second is not None and to not in once):
             continue
