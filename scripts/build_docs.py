@@ -19,28 +19,42 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from scripts import docs_attacks, docs_commands, docs_findings, docs_reference, docs_run  # noqa: E402
+from scripts import (  # noqa: E402
+    docs_attacks,
+    docs_certificates,
+    docs_commands,
+    docs_defenses,
+    docs_findings,
+    docs_reference,
+    docs_run,
+    docs_training,
+)
 
 PAGES = ROOT / ".cache" / "docs"
 """Where hand-written and generated pages meet; mkdocs.yml reads them there."""
+TABLES = (docs_attacks, docs_defenses, docs_training, docs_certificates, docs_findings)
+"""One page per entry of a table, each with an example that runs."""
 
 
 def generated() -> dict[str, str]:
     """Every page that is made from the code: path below docs/ to Markdown."""
-    made: dict[str, str] = {}
-    for maker in (docs_attacks, docs_findings, docs_commands, docs_reference):
-        made |= maker.pages()
-    return made
+    return entries() | docs_commands.pages() | docs_reference.pages()
+
+
+def entries() -> dict[str, str]:
+    """The pages of the tables."""
+    return {name: text for maker in TABLES for name, text in maker.pages().items()}
 
 
 def collect(folder: Path) -> dict[str, str]:
-    """Fill `folder` with all pages, the hand-written and the attack pages with what their code prints."""
+    """Fill `folder` with all pages, the hand-written ones and those of the tables with what their code prints."""
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(ROOT / "docs", folder)
     made = generated()
     pages = {str(path.relative_to(folder)): path.read_text(encoding="utf-8") for path in folder.rglob("*.md")}
+    shown = {*pages, *entries()}
     for name, text in (pages | made).items():
-        if name in pages or name.startswith("attacks/"):
+        if name in shown:
             with tempfile.TemporaryDirectory() as scratch:
                 text = docs_run.with_outputs(text, name, Path(scratch))
         target = folder / name

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 
-from scripts.docs_markdown import docstring, facts, fence, page, plain, prose, table
+from scripts import docs_families
+from scripts.docs_entry import Entry, entry_page, fields
+from scripts.docs_markdown import docstring, fence, page, plain, table
 
 from sparring.attacks import ATTACKS, Attack, format_attack
 from sparring.evaluation import EFFORTS
@@ -27,19 +30,16 @@ def pages() -> dict[str, str]:
 
 
 def _index() -> str:
-    rows = [
-        (f"[{name}]({name}.md)", f"`{kind.__name__}`", kind.access, ", ".join(kind.threats), plain(kind.paper))
-        for name, kind in ATTACKS.items()
-    ]
     efforts = [
         (f"`{name}`", effort.about, " → ".join(f"`{attack}`" for attack in effort.attacks))
         for name, effort in EFFORTS.items()
     ]
+    tables = [(f"## {each.title}", _table(each.names)) for each in docs_families.ATTACKS]
     return page(
         "Attacks",
         "One paper per attack. The name is what the command line reads (`--attack NAME:parameter=value,...`), the "
         "class is what Python calls (`sp.attacks.CLASS(parameter=value)`).",
-        table(("name", "class", "needs", "norms", "paper"), rows),
+        *(part for parts in tables for part in parts),
         "## Efforts",
         "An effort sends the images that still stand from attack to attack. `standard` looks at what each attack did "
         "before it chooses the next, and the images for it.",
@@ -48,29 +48,35 @@ def _index() -> str:
     )
 
 
+def _table(names: Iterable[str]) -> str:
+    kinds = [(name, ATTACKS[name]) for name in names]
+    rows = [
+        (f"[{name}]({name}.md)", f"`{kind.__name__}`", kind.access, ", ".join(kind.threats), plain(kind.paper))
+        for name, kind in kinds
+    ]
+    return table(("name", "class", "needs", "norms", "paper"), rows)
+
+
 def _page(name: str, kind: type[Attack]) -> str:
-    return page(
-        kind.__name__,
-        prose(docstring(kind)),
-        facts(
-            [
+    in_a_ball = _norm(kind) in _BUDGET
+    return entry_page(
+        Entry(
+            title=kind.__name__,
+            text=docstring(kind),
+            about=[
                 ("Paper", plain(kind.paper)),
                 ("Needs", ACCESS[kind.access]),
                 ("Norms", ", ".join(kind.threats)),
                 ("As text", f"`{_text_form(name, kind)}`"),
-            ]
-        ),
-        "## Parameters",
-        table(("name", "type", "default"), _parameters(kind)),
-        _LOSS if any(field.name == "loss" for field in dataclasses.fields(kind)) else "",
-        "## Example",
-        fence("python", _example(kind)),
-        *(["The same on the command line:", fence("sh", _command(name, kind))] if _norm(kind) in _BUDGET else []),
+            ],
+            parameters=fields(kind),
+            remark=_LOSS if any(field.name == "loss" for field in dataclasses.fields(kind)) else "",
+            example=_example(kind),
+            after=["The same on the command line:", fence("sh", _command(name, kind))] if in_a_ball else [],
+            ends="What it cannot tell",
+            note=docs_families.note(docs_families.ATTACKS, "attacks", name),
+        )
     )
-
-
-def _parameters(kind: type[Attack]) -> list[tuple[str, str, str]]:
-    return [(f"`{f.name}`", f"`{f.type}`", f"`{f.default!r}`") for f in dataclasses.fields(kind)]
 
 
 def _text_form(name: str, kind: type[Attack]) -> str:

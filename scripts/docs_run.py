@@ -1,8 +1,9 @@
 """Documentation that runs: the code blocks of a Markdown file, executed in order in one namespace and one folder.
 
 A block of python is executed. A block with a title is a file: it is written, not executed. A block of sh may hold
-commands of sparring (executed, exit code 0 unless the line ends in `# exits N`) and nothing else. Where a reader would
-need something that is not at hand, `<!-- not executed: reason -->` stands before the block.
+commands of sparring (executed, exit code 0 unless the line ends in `# exits N`) and nothing else. A block of py is
+another library's code, run by a test of its own where that library is installed. Where a reader would need something
+that is not at hand, `<!-- not executed: reason -->` stands before the block.
 """
 
 from __future__ import annotations

@@ -1,21 +1,46 @@
-"""Every attack, finding, flag, setting and public name has its place in the documentation."""
+"""Every entry of every table, every flag, setting and public name has its place in the documentation."""
 
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import re
 
 import pytest
-from scripts import build_docs, docs_attacks, docs_commands, docs_findings, docs_reference
+from scripts import (
+    build_docs,
+    docs_attacks,
+    docs_certificates,
+    docs_commands,
+    docs_defenses,
+    docs_families,
+    docs_findings,
+    docs_findings_shown,
+    docs_notes,
+    docs_reference,
+    docs_training,
+)
 
 import sparring
 from sparring.attacks import ATTACKS, parse
 from sparring.auditing import FINDINGS
+from sparring.certification import METHODS as CERTIFICATES
+from sparring.certification import Smoothing, certify
+from sparring.defenses.detectors import DETECTORS
+from sparring.defenses.transforms import TRANSFORMS
 from sparring.errors import SparringError
 from sparring.evaluation import EFFORTS
+from sparring.hardening import METHODS
+from sparring.loading import load_config
 
 ATTACK_PAGES = docs_attacks.pages()
 FINDING_PAGES = docs_findings.pages()
+OTHER_PAGES = docs_defenses.pages() | docs_training.pages() | docs_certificates.pages()
+OTHER_ENTRIES = [
+    *(("transforms", name, kind) for name, kind in TRANSFORMS.items()),
+    *(("detectors", name, kind) for name, kind in DETECTORS.items()),
+    *(("training", name, kind) for name, kind in METHODS.items()),
+]
 COMMAND_PAGES = docs_commands.pages()
 REFERENCE_PAGES = docs_reference.pages()
 
@@ -43,6 +68,80 @@ def test_an_attack_has_a_page(name: str) -> None:
     assert text is not None
     assert isinstance(parse(text[1]), kind)
     assert f"]({name}.md)" in ATTACK_PAGES["attacks/index.md"]
+
+
+@pytest.mark.parametrize(("room", "name", "kind"), OTHER_ENTRIES)
+def test_an_entry_has_a_page(room: str, name: str, kind: type) -> None:
+    page = OTHER_PAGES[f"{room}/{name}.md"]
+    assert page.startswith(f"# {kind.__name__}\n")
+    first, *_ = (kind.__doc__ or "").strip().splitlines()
+    assert docs_attacks.plain(first)[:40] in page, "the docstring is missing"
+    assert kind.paper, "an entry names its paper"
+    assert docs_attacks.plain(kind.paper) in page
+    for field in dataclasses.fields(kind):
+        assert f"| `{field.name}` | `{field.type}` | `{field.default!r}` |" in page, field.name
+    if room == "transforms":
+        assert docs_defenses.GRADIENT[kind.gradient] in page
+        assert f"**Random:** {'yes' if kind.random else 'no'}" in page
+    note = getattr(docs_notes, room.upper())[name]
+    assert note.limit in page.partition("## What it does not protect against")[2]
+    assert f"]({name}.md)" in OTHER_PAGES[f"{room}/index.md"]
+
+
+@pytest.mark.parametrize("room", ["transforms", "detectors"])
+def test_what_a_page_declares_can_be_read(room: str, tmp_path) -> None:
+    for name in TRANSFORMS if room == "transforms" else DETECTORS:
+        block = OTHER_PAGES[f"{room}/{name}.md"].split("```toml\n")[1].split("```")[0]
+        file = tmp_path / "sparring.toml"
+        file.write_text(f'[model]\nspec = "digits-cnn"\n\n{block}', encoding="utf-8")
+        (entry,) = getattr(load_config(file).stack, room)
+        assert str(entry).startswith(name) or name in str(entry)
+
+
+@pytest.mark.parametrize("name", CERTIFICATES)
+def test_a_certificate_has_a_page(name: str) -> None:
+    page, way = OTHER_PAGES[f"certificates/{name}.md"], docs_certificates.WAYS[name]
+    assert docs_attacks.plain(way.paper) in page
+    assert docs_notes.CERTIFICATES[name].limit in page
+    known = inspect.signature(certify).parameters
+    for argument in way.reads:
+        assert f"| `{argument}` | `{known[argument].annotation}` | `{known[argument].default!r}` |" in page
+    if name == "smoothing":
+        for field in dataclasses.fields(Smoothing):
+            assert f"| `Smoothing.{field.name}` | `{field.type}` | `{field.default!r}` |" in page
+    assert f"]({name}.md)" in OTHER_PAGES["certificates/index.md"]
+
+
+def test_every_argument_of_certify_is_on_some_page() -> None:
+    shared = {"model", "images", "labels", "threat", "method", "progress"}
+    read = {argument for way in docs_certificates.WAYS.values() for argument in way.reads}
+    assert read | shared == set(inspect.signature(certify).parameters)
+
+
+def test_what_is_written_about_entries_is_about_entries_that_exist() -> None:
+    for room, table in (("TRANSFORMS", TRANSFORMS), ("DETECTORS", DETECTORS), ("TRAINING", METHODS)):
+        assert set(getattr(docs_notes, room)) == set(table)
+    assert set(docs_notes.CERTIFICATES) == set(docs_certificates.WAYS) == set(CERTIFICATES)
+    for families, table in ((docs_families.ATTACKS, ATTACKS), (docs_families.FINDINGS, FINDINGS)):
+        assert sorted(name for each in families for name in each.names) == sorted(table)
+    assert {*docs_findings_shown.SHOWN, *docs_findings_shown.WITHOUT} == set(FINDINGS)
+
+
+def test_an_entry_without_a_line_of_its_own_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TRANSFORMS, "forgotten", TRANSFORMS["median"])
+    with pytest.raises(KeyError, match="forgotten"):
+        docs_defenses.pages()
+    monkeypatch.setitem(ATTACKS, "forgotten", ATTACKS["pgd"])
+    with pytest.raises(LookupError, match="forgotten"):
+        docs_attacks.pages()
+
+
+def test_neighbours_exist() -> None:
+    """Also checked by the build, with their anchors; here it takes no build."""
+    made = {*build_docs.generated(), *(path.name for path in (build_docs.ROOT / "docs").glob("*.md"))}
+    for name, page in build_docs.entries().items():
+        for target in re.findall(r"\]\(\.\./([^)#]+)", page):
+            assert target in made, f"{name} links to {target}"
 
 
 def test_the_efforts_are_listed() -> None:
@@ -109,11 +208,13 @@ def test_every_error_is_in_the_reference() -> None:
 
 def test_what_is_generated_has_a_place_in_the_navigation() -> None:
     made = build_docs.generated()
-    nav = build_docs.navigation(
-        [{"A": "attacks/*"}, {"F": "findings/*"}, {"C": "commands/*"}, {"R": "reference/*"}], made
-    )
+    rooms = list(dict.fromkeys(name.partition("/")[0] for name in made))
+    nav = build_docs.navigation([{room: f"{room}/*"} for room in rooms], made)
     listed = re.findall(r"[\w/.-]+\.md", str(nav))
     assert sorted(listed) == sorted(made)
-    assert [next(iter(entry.values()))[0] for entry in nav] == [
-        f"{room}/index.md" for room in ("attacks", "findings", "commands", "reference")
-    ]
+    assert [next(iter(entry.values()))[0] for entry in nav] == [f"{room}/index.md" for room in rooms]
+    written = (build_docs.ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    for room in rooms:
+        assert f": {room}/*" in written, f"{room} is not in mkdocs.yml"
+    for page in (build_docs.ROOT / "docs").glob("*.md"):
+        assert f": {page.name}" in written, f"{page.name} is not in mkdocs.yml"
