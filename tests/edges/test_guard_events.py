@@ -25,8 +25,9 @@ from sparring.defenses import Stack
 from sparring.guard import Engine
 from sparring.guard.alerts import Alerts, Notice
 from sparring.guard.events.store import Store
-from sparring.guard.events.tables import ALERTS, EVENTS, METADATA, SANCTIONS, VERDICTS
+from sparring.guard.events.tables import ALERTS, EVENTS, METADATA, REAUDITS, SANCTIONS, VERDICTS
 from sparring.guard.events.writer import Writer
+from sparring.guard.reaudits.comparison import empty
 from sparring.guard.watch import benign
 from sparring.guard.watch.profile import Profile, calibrate
 
@@ -103,6 +104,14 @@ def test_retention_deletes_what_is_old_and_nothing_else(store) -> None:
         store.put(SANCTIONS, {"client": "b", "action": "block", "until": now + 99, "why": "x"}, connection)
     assert store.retain(30) == {"verdicts": 1, "events": 1, "alerts": 0, "sanctions": 1}
     assert [r["key"] for r in store.rows(select(EVENTS))] == ["k-2"]
+
+
+def test_what_many_replicas_claim_is_given_to_one(store) -> None:
+    claimed = []
+    for _ in range(3):
+        with store.begin() as connection:
+            claimed.append(store.claim(REAUDITS, empty("k", "stack"), connection))
+    assert claimed == [True, False, False]
 
 
 def test_a_full_queue_drops_and_says_so(tmp_path) -> None:

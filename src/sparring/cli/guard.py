@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -77,13 +78,20 @@ def guard(
         return o.declared(config, host=host, port=port, model=model, weights=weights, profile=profile).config
 
     declared = _settings(settings())
+    if declared.reaudit_hours:
+        from sparring.loading.config import present
+
+        present(subject.with_defaults(settings())[0].data, "data, which [guard] reaudit_hours needs,")
     if declared.host not in ("127.0.0.1", "::1", "localhost") and declared.tokens is None:
         raise ConfigError(
             f"host {declared.host} can be reached from elsewhere: write tokens with `sparring guard token NAME` and "
             "name their file in [guard] tokens"
         )
     typer.echo(f"http://{declared.host}:{declared.port}/  (operators: /operator/, documentation: /docs)")
-    serve(Guard(lambda: engine_of(settings(), str(stacks.FOLDER)), declared), declared.host, declared.port)
+    flags = {"--config": config, "--model": model, "--weights": weights}
+    given = [str(part) for flag, value in flags.items() if value is not None for part in (flag, value)]
+    again = [sys.executable, "-c", "from sparring.cli import main; main()", "guard", "reaudit", *given]
+    serve(Guard(lambda: engine_of(settings(), str(stacks.FOLDER)), declared, again), declared.host, declared.port)
 
 
 @app.command()
@@ -189,6 +197,59 @@ def export(
         _store(_settings(settings)), _settings(settings), engine_of(settings, str(stacks.FOLDER)), out
     )
     typer.echo(f"saved {count} pictures in {out}")
+
+
+@app.command()
+def reaudit(
+    accept: Annotated[
+        bool, typer.Option("--accept", help="Measure later re-audits against what this one finds, whatever it is.")
+    ] = False,
+    key: Annotated[str, typer.Option(hidden=True)] = "",
+    stack: Annotated[str, typer.Option(hidden=True)] = "",
+    model: o.ModelFlag = None,
+    weights: o.WeightsFlag = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the audit's report.html, --out reaudit.")] = Path(
+        "sparring-reaudit"
+    ),
+    config: o.ConfigFlag = None,
+) -> None:
+    """Audit the served stack again, and say where it became weaker: exit 1, and an alert of the running guard.
+
+    The guard does this by itself every [guard] reaudit_hours. The first one is what later ones are measured against.
+
+    Examples:
+      sparring guard reaudit
+
+      sparring guard reaudit --accept
+    """
+    _needs_extra()
+    from sparring.guard.building import engine_of
+    from sparring.guard.reaudits import comparison
+    from sparring.guard.reaudits.task import reaudited
+    from sparring.loading import declared_data, declared_threat
+
+    settings, assumed = subject.with_defaults(o.declared(config, model=model, weights=weights).config)
+    show.assumptions(assumed)
+    table, engine = _settings(settings), engine_of(settings, str(stacks.FOLDER))
+    if stack not in ("", engine.digest):
+        raise ConfigError("what is declared now is another stack than the one that is served: send the guard SIGHUP")
+    if key and hasattr(os, "nice"):
+        os.nice(19)  # beside the guard that started it
+    row = reaudited(
+        engine.stack,
+        engine.digest,
+        declared_data(settings),
+        declared_threat(settings),
+        _store(table),
+        images=table.reaudit_images,
+        effort=table.reaudit_effort,
+        key=key,
+        report=out / "report.html",
+    )
+    if accept:
+        comparison.accept(_store(table), row["key"])
+    typer.echo(row["verdict"])
+    raise typer.Exit(int(row["worse"] and not accept))
 
 
 @app.command()

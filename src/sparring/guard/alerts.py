@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import ColumnElement, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from sparring.guard.events.store import Row, Store
@@ -31,9 +31,11 @@ SAID = {
     "hub": "goes out from one image again and again, as an estimate of the boundary or a search does",
     "flip": "makes the label of one image flip",
     "bisect": "halves its steps along a line, as a search for the boundary does",
-    "drift": "the traffic of most clients has shifted since it was calibrated; this is no attack by one of them",
-    "regression": "the re-audit found the served stack weaker than before",
+    "drift": "sends other traffic than was calibrated, most clients alike; this is no attack by one of them",
+    "regression": "was found weaker than before by its re-audit",
 }
+LASTING = ("regression",)
+"""Alerts that silence does not end."""
 ATTEMPTS = (0.0, 1.0, 4.0, 15.0)
 """Seconds before each attempt to post."""
 
@@ -91,7 +93,7 @@ class Alerts:
         self._noted[notice.key] = now
         if before is None or now - before > self.cool_down:
             self.raised[notice.kind] = self.raised.get(notice.kind, 0) + 1
-            LOG.warning("alert %s %s: client %s %s", notice.severity, notice.kind, notice.client, notice.said)
+            LOG.warning("alert %s %s: %s %s", notice.severity, notice.kind, _whom(notice.client), notice.said)
         try:
             self._queue.put_nowait(notice)
         except queue.Full:
@@ -138,7 +140,7 @@ class Alerts:
                 update(ALERTS).where(this, ALERTS.c.resolved.is_not(None)).values(resolved=None, started=now, sent=0.0)
             ).rowcount
             del over
-            connection.execute(update(ALERTS).where(this).values(seen=now, count=ALERTS.c.count + 1))
+            connection.execute(update(ALERTS).where(this).values(seen=now, count=ALERTS.c.count + 1, said=notice.said))
             due = connection.execute(
                 update(ALERTS).where(this, ALERTS.c.sent <= now - self.cool_down).values(sent=now)
             ).rowcount
@@ -151,19 +153,26 @@ class Alerts:
 
     def resolve(self, now: float) -> None:
         """Close alerts that have been quiet for long enough, and say so."""
-        stale = (ALERTS.c.resolved.is_(None)) & (ALERTS.c.seen < now - self.quiet)
-        if not self.store.rows(select(ALERTS.c.key).where(stale).limit(1)):
+        self._close(ALERTS.c.kind.not_in(LASTING) & (ALERTS.c.seen < now - self.quiet), now)
+
+    def end(self, key: str) -> None:
+        """Close one alert now, if it is open, and say so."""
+        self._close(ALERTS.c.key == key, time.time())
+
+    def _close(self, these: ColumnElement[bool], now: float) -> None:
+        these = ALERTS.c.resolved.is_(None) & these
+        if not self.store.rows(select(ALERTS.c.key).where(these).limit(1)):
             return
         over = []
-        for row in self.store.rows(select(ALERTS).where(stale)):
+        for row in self.store.rows(select(ALERTS).where(these)):
             with self.store.begin() as connection:
                 mine = connection.execute(
-                    update(ALERTS).where(ALERTS.c.key == row["key"], stale).values(resolved=now)
+                    update(ALERTS).where(ALERTS.c.key == row["key"], these).values(resolved=now)
                 ).rowcount
             if mine:
                 over.append({**row, "resolved": now})
                 self._noted.pop(row["key"], None)
-                LOG.warning("alert over: %s of client %s", row["kind"], row["client"])
+                LOG.warning("alert over: %s of %s", row["kind"], _whom(row["client"]))
         if over:
             self._post("resolved", over)
 
@@ -209,7 +218,7 @@ def payload(status: str, rows: Sequence[Row], model: str) -> dict[str, Any]:
                 "severity": row["severity"],
                 **common,
             },
-            "annotations": {"summary": f"client {row['client']} {row['said']}", "signs": str(row["count"])},
+            "annotations": {"summary": f"{_whom(row['client'])} {row['said']}", "signs": str(row["count"])},
             "startsAt": _iso(row["started"]),
             "endsAt": _iso(row["resolved"]) if row["resolved"] else "0001-01-01T00:00:00Z",
             "generatorURL": "",
@@ -229,6 +238,11 @@ def payload(status: str, rows: Sequence[Row], model: str) -> dict[str, Any]:
         "externalURL": "",
         "alerts": alerts,
     }
+
+
+def _whom(client: str) -> str:
+    """A client's hash as such; everyone, a crowd and the stack by name."""
+    return f"client {client}" if len(client) == 32 else client
 
 
 def _row(notice: Notice, now: float) -> Row:

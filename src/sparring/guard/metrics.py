@@ -35,6 +35,10 @@ class Metrics:
         )
         self.reloads = Counter("guard_reloads", "Reloads, by outcome.", ["outcome"], registry=self.registry)
 
+        self.reaudits = Counter(
+            "guard_reaudits", "Re-audits of the served stack, by outcome.", ["outcome"], registry=self.registry
+        )
+
     def gauge(self, name: str, said: str, read: Callable[[], float]) -> None:
         """A value that is asked for when Prometheus comes."""
         Gauge(f"guard_{name}", said, registry=self.registry).set_function(read)

@@ -25,6 +25,7 @@ from sparring.guard.following import Follower, seen_again
 from sparring.guard.metrics import Metrics
 from sparring.guard.outcome import Outcome, Sender
 from sparring.guard.quarantine import Quarantine
+from sparring.guard.reaudits.schedule import Reaudits
 from sparring.guard.refusal import RefusedError
 from sparring.guard.watch.profile import Profile
 from sparring.guard.watch.stream import Seen
@@ -39,12 +40,13 @@ loop's thread.
 
 
 class Guard:
-    """Serves what `build` makes, as `settings` say. `build` is called again on reload.
+    """Serves what `build` makes, as `settings` say. `build` is called again on reload. reaudit: the command that audits
+    what is served, run where [guard] reaudit_hours says so.
 
     Raises `ConfigError` or `DataError` for settings that cannot work.
     """
 
-    def __init__(self, build: Callable[[], Engine], settings: GuardTable) -> None:
+    def __init__(self, build: Callable[[], Engine], settings: GuardTable, reaudit: Sequence[str] = ()) -> None:
         self.build, self.settings = build, settings
         self.metrics = Metrics()
         self.engine = build()
@@ -72,6 +74,9 @@ class Guard:
             sanction=(settings.response, settings.response_seconds),
             model=settings.served_as,
         )
+        self.reaudits = Reaudits(
+            self.store, self.alerts, self.metrics, lambda: self.engine.digest, settings.reaudit_hours, reaudit
+        )
         self.follower = Follower(self.store, self.replica, self._foreign)
         self.batcher: Batcher[Sender, Outcome] = Batcher(
             self._work, settings.batch_most, settings.batch_wait, settings.queue_most
@@ -87,6 +92,7 @@ class Guard:
         self._loop = asyncio.get_running_loop()
         self.batcher.start()
         self.follower.start()
+        self.reaudits.start()
         self.ready = True
 
     async def close(self) -> None:
@@ -168,9 +174,13 @@ class Guard:
             "events_dropped", "Events lost: the store did not take them.", lambda: float(self.writer.dropped)
         )
         self.metrics.gauge("store_healthy", "1 while events can be stored.", lambda: float(self.writer.healthy))
+        self.metrics.gauge(
+            "reaudit_standing", "Share of images that the last re-audit left standing.", lambda: self.reaudits.share
+        )
         self.metrics.gauge("alerts_unsent", "Alerts that the webhook did not take.", lambda: float(self.alerts.unsent))
 
     def _end(self) -> None:
+        self.reaudits.close()
         self.follower.close()
         self.books.close()
         self.writer.close()

@@ -73,4 +73,11 @@ class GuardTable(Table):
     upstream: str | None = Field(
         default=None, description="URL of another v2 server that computes the logits, http://host:8000/v2/models/NAME"
     )
+    reaudit_hours: Real = Field(
+        default=0.0, ge=0, description="audit the served stack again after so many hours; 0: never by itself"
+    )
+    reaudit_images: Whole = Field(default=200, ge=20, description="images of [data] in a re-audit")
+    reaudit_effort: Literal["quick", "standard", "thorough"] = Field(
+        default="quick", description="how hard a re-audit tries"
+    )
     show_scores: bool = Field(default=False, description="answer with every class's score; for development only")

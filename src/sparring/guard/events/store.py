@@ -69,6 +69,12 @@ class Store:
         dialect = sqlite if self.kind == "sqlite" else postgresql
         connection.execute(dialect.insert(table).on_conflict_do_nothing(), list(rows))
 
+    def claim(self, table: Table, row: Row, connection: Connection) -> bool:
+        """Insert a row; False where its key is there already, so that of many replicas one is told True."""
+        dialect = sqlite if self.kind == "sqlite" else postgresql
+        statement = dialect.insert(table).values(row).on_conflict_do_nothing().returning(*table.primary_key)
+        return connection.execute(statement).first() is not None
+
     def add_events(self, rows: Sequence[Row], connection: Connection) -> None:
         """`add` for events, past SQLAlchemy's reading of every value: they are many, and of plain types. Many rows to
         a statement, for SQLite lets other threads run, and waits for them, once per statement.

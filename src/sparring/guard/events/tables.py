@@ -47,7 +47,6 @@ EVENTS = Table(
     UniqueConstraint("key", name="events_key"),
     Index("events_at", "at"),
     Index("events_client", "client", "at"),
-    Index("events_decision", "decision", "at"),
 )
 ALERTS = Table(
     "alerts",
@@ -79,4 +78,19 @@ VERDICTS = Table(
     Column("label", Integer, nullable=False, doc="the true class; -1: not a usable picture"),
     Column("by", String(64), nullable=False),
     Column("at", Float(53), nullable=False),
+)
+REAUDITS = Table(
+    "reaudits",
+    METADATA,
+    Column("key", String(40), primary_key=True, doc="of one stack and one stretch of time, so that one replica audits"),
+    Column("at", Float(53), nullable=False),
+    Column("stack", String(16), nullable=False, doc="digest, first digits"),
+    Column("state", String(8), nullable=False, doc="running, done or failed"),
+    Column("task", String(32), nullable=False, doc="digest of images, labels, threat and effort"),
+    Column("stood", Text, nullable=False, doc="image digests with 1 or 0, JSON"),
+    Column("share", Float(53), nullable=False),
+    Column("verdict", Text, nullable=False),
+    Column("worse", Boolean, nullable=False),
+    Column("accepted", Boolean, nullable=False, doc="later ones of the same task are measured against this one"),
+    Index("reaudits_at", "at"),
 )

@@ -13,6 +13,7 @@ from sqlalchemy import Integer, case, cast, func, select
 
 from sparring.guard.events.store import Row, Store
 from sparring.guard.events.tables import ALERTS, EVENTS, SANCTIONS
+from sparring.guard.reaudits.comparison import latest
 from sparring.guard.service import Guard
 from sparring.guard.watch.recorded import replayed, sessions
 
@@ -67,6 +68,7 @@ def traffic(store: Store, span: str) -> dict[str, Any]:
         "top": max((bar.images for bar in bars), default=0),
         "busiest": busiest,
         "decisions": decisions,
+        "reaudits": latest(store, 5),
     }
 
 
