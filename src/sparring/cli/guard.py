@@ -223,7 +223,7 @@ def reaudit(
       sparring guard reaudit --accept
     """
     _needs_extra()
-    from sparring.guard.building import engine_of
+    from sparring.guard.building import attacked, engine_of
     from sparring.guard.reaudits import comparison
     from sparring.guard.reaudits.task import reaudited
     from sparring.loading import declared_data, declared_threat
@@ -236,7 +236,7 @@ def reaudit(
     if key and hasattr(os, "nice"):
         os.nice(19)  # beside the guard that started it
     row = reaudited(
-        engine.stack,
+        attacked(settings, engine, str(stacks.FOLDER)),
         engine.digest,
         declared_data(settings),
         declared_threat(settings),

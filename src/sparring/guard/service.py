@@ -27,6 +27,7 @@ from sparring.guard.outcome import Outcome, Sender
 from sparring.guard.quarantine import Quarantine
 from sparring.guard.reaudits.schedule import Reaudits
 from sparring.guard.refusal import RefusedError
+from sparring.guard.upstream import UpstreamError
 from sparring.guard.watch.profile import Profile
 from sparring.guard.watch.stream import Seen
 from sparring.guard.watch.watcher import EVERYONE, Alarm, Watcher
@@ -105,7 +106,11 @@ class Guard:
         """The outcome for one request's images (N, C, H, W). Raises `RefusedError` where it can't be had now."""
         if self.settings.events == "closed" and not self.writer.healthy:
             raise RefusedError(503, "store", "decisions cannot be stored now: try again", retry_after=2)
-        outcome = await self.batcher.submit(images, sender)
+        try:
+            outcome = await self.batcher.submit(images, sender)
+        except UpstreamError as error:
+            LOG.error("%s", error)
+            raise RefusedError(503, "upstream", "the model does not answer now: try again", retry_after=2) from None
         if outcome.stored is not None and not await outcome.stored:
             raise RefusedError(503, "store", "the decision could not be stored: try again", retry_after=2)
         return outcome

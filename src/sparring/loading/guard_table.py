@@ -70,9 +70,13 @@ class GuardTable(Table):
     )
     cool_down: Real = Field(default=300.0, ge=0, description="seconds before the same alert is sent again")
     quiet_seconds: Real = Field(default=600.0, gt=0, description="seconds without a further sign that resolve an alert")
+    runtime: Literal["torch", "onnxruntime"] = Field(
+        default="torch", description='what runs the model in this process; "onnxruntime" for an .onnx file'
+    )
     upstream: str | None = Field(
         default=None, description="URL of another v2 server that computes the logits, http://host:8000/v2/models/NAME"
     )
+    upstream_seconds: Real = Field(default=10.0, gt=0, description="that an answer of the upstream model may take")
     reaudit_hours: Real = Field(
         default=0.0, ge=0, description="audit the served stack again after so many hours; 0: never by itself"
     )
