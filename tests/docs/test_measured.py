@@ -1,0 +1,115 @@
+"""Measured figures on the pages are those of the records in bench/results."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "bench" / "results"
+
+
+def record(name: str) -> Any:
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def page(name: str) -> str:
+    return " ".join((ROOT / "docs" / name).read_text(encoding="utf-8").split())
+
+
+def share(estimate: dict[str, float], n: bool = False) -> str:
+    text = f"{100 * estimate['value']:.1f} % [{100 * estimate['low']:.1f}, {100 * estimate['high']:.1f}]"
+    return f"{text}, n = {estimate['n']}" if n else text
+
+
+def test_the_table_of_trainings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "bench"))
+    rows = importlib.import_module("train_table").tables(RESULTS / "train").splitlines()
+    written = (ROOT / "docs" / "hardening.md").read_text(encoding="utf-8").splitlines()
+    for row in rows:
+        assert row in written, f"python bench/train.py --table prints {row!r}"
+
+
+def test_published_trainings() -> None:
+    said = page("published-figures.md")
+    mix = record("train/mnist5k-mix")
+    after = mix["card"]["after"]
+    for name, value in (("no attack", after["clean"]), ("FGSM", mix["fgsm"]), ("standard effort", after["robust"])):
+        assert f"| {name} | {share(value, n=True)} |" in said
+    for name in ("pgd", "fast"):
+        after = record(f"train/mnist5k-{name}")["card"]["after"]
+        assert f"| {100 * after['clean']['value']:.1f} % | {share(after['robust'])} |" in said
+
+
+def test_transforms() -> None:
+    said, defenses = page("published-figures.md"), page("defenses.md")
+    rows = record("defenses/jpeg")
+    for key in ("quality 75, eps 4/255", "quality 75, eps 8/255"):
+        one = rows[key]
+        assert f"| {share(one['naive'], n=True)} | {share(one['adaptive'])} |" in said
+        assert share(one["naive"]) in defenses
+        assert share(one["adaptive"]) in defenses
+        assert one["taken_back"]["value"] == 1.0
+    rows = record("defenses/random")
+    assert f"{share(rows['resize_pad']['naive'], n=True)} | {share(rows['resize_pad']['adaptive'])} |" in said
+    for name in ("resize_pad", "resize_back", "noise"):
+        row = next(rows[key] for key in rows if key.startswith(name))
+        assert f"{share(row['naive'])} | {share(row['adaptive'])} |" in defenses, name
+
+
+def test_certificates() -> None:
+    def percent(value: float) -> str:
+        return f"{100 * value + 1e-9:.1f}"
+
+    said, published = page("certification.md"), page("published-figures.md")
+    for name in ("fashion-mnist", "mnist5k"):
+        one = record(f"certify/{name}")
+        cells = [percent(one["ibp"]["clean"])]
+        for method in ("ibp", "crown-ibp"):
+            found = one[method]
+            cells.append(f"{percent(found['certified'])} [{percent(found['low'])}, {percent(found['high'])}]")
+        cells += [percent(one["crown"]["certified"]), percent(one["attacked_quick_1000"])]
+        assert f"| {' | '.join(cells)} |" in said
+        assert f"{cells[3]} % of" in published
+
+
+def test_distillation() -> None:
+    rows = record("verdict-standard")["rows"]
+    one = next(row for row in rows if row["model"] == "distilled")
+    broke = [stage["broke"] for stage in one["stages"][:3]]
+    said = page("published-figures.md")
+    assert f"gets {one['clean']} right" in said
+    assert f"breaks {broke[0]} of them" in said
+    assert f"break {broke[1]} of the rest" in said
+    assert broke[2] == 0
+    assert f"{one['robust_ours']} stand (AutoAttack: {one['robust_aa']})" in said
+
+
+def test_the_sticker() -> None:
+    (one,) = record("sticker-2026-11-21")["results"]
+    said = page("published-figures.md")
+    assert f"at most {100 * one['largest_share']:.2f} % of the picture" in said
+    for name, label in (("trained_on", "6 of the training"), ("held_out", "36 others")):
+        row = one[name]
+        low, high = (100 * value for value in row["interval"])
+        assert f"| {label} | {100 * row['success']:.1f} % [{low:.1f}, {high:.1f}] of {row['places']} |" in said
+        assert row["grey_sticker"] == 0.0
+
+
+def test_the_guard() -> None:
+    found, said = record("guard-streams"), page("guard.md")
+    assert f"the other {found['square']['judged']} were all alerted" in said
+    assert found["square"]["alert before success"] == found["square"]["judged"]
+    assert f"after {found['square']['median queries to the alert']} queries in the median" in said
+    assert f"after {found['hopskipjump']['median queries to the alert']} queries in the median" in said
+    assert found["benign"]["alarms"] == 0
+
+
+def test_masked_nets() -> None:
+    said = page("diagnosis.md")
+    for one in record("diagnose/confusion")["masked"]:
+        assert f"| {', '.join(sorted(set(one['findings'])))} | {100 * one['robust']:.1f} % |" in said, one["model"]
