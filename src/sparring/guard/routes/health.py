@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 
 from sparring.guard.operators import check_operator
 from sparring.guard.routes.answering import json_response, measured
@@ -33,7 +33,14 @@ def router(guard: Guard) -> APIRouter:
 
     read = measured(guard, "metrics", exposition)
 
-    @routes.get("/metrics", responses={401: {"description": "An operator's token is needed."}})
+    @routes.get(
+        "/metrics",
+        response_class=PlainTextResponse,
+        responses={
+            401: {"description": "An operator's token is needed."},
+            403: {"description": "Not for this machine."},
+        },
+    )
     async def metrics(request: Request) -> Response:
         """Prometheus's exposition. Needs an operator's token; without tokens, a loopback address."""
         return await read(request)
