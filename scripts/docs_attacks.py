@@ -10,6 +10,7 @@ from scripts.docs_entry import Entry, entry_page, fields
 from scripts.docs_markdown import docstring, fence, page, plain, table
 
 from sparring.attacks import ATTACKS, Attack, format_attack
+from sparring.attacks.minimal import MinimalAttack
 from sparring.evaluation import EFFORTS
 
 ACCESS = {
@@ -115,7 +116,15 @@ adversarials = attack(model, images, sp.Untargeted(labels), threat)
 for name, pictures in (("clean", images), ("attacked", adversarials)):
     right = (model(pictures).argmax(1) == labels).float().mean()
     print(f"{{name:<9}} {{100 * right:.0f}} % right")
+{_NEAREST if issubclass(kind, MinimalAttack) else ""}
 """.strip()
+
+
+_NEAREST = """
+few, goal = images[:5], sp.Untargeted(labels[:5])
+nearest = attack.minimize(model, few, goal, threat)  # without a budget: as near as it finds
+print("distances", [round(distance, 3) for distance in threat.distance(few, nearest).tolist()])
+"""
 
 
 def _command(name: str, kind: type[Attack]) -> str:

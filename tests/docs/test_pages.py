@@ -118,6 +118,13 @@ def test_every_argument_of_certify_is_on_some_page() -> None:
     assert read | shared == set(inspect.signature(certify).parameters)
 
 
+def test_signs_of_masking_stand_in_the_threat_model() -> None:
+    page = (build_docs.ROOT / "docs" / "threat-model.md").read_text(encoding="utf-8")
+    masked = next(each for each in docs_families.FINDINGS if each.title == "Masked gradients")
+    for name in masked.names:
+        assert f"findings/{name}.md" in page, name
+
+
 def test_what_is_written_about_entries_is_about_entries_that_exist() -> None:
     for room, table in (("TRANSFORMS", TRANSFORMS), ("DETECTORS", DETECTORS), ("TRAINING", METHODS)):
         assert set(getattr(docs_notes, room)) == set(table)
