@@ -13,7 +13,7 @@ ROOMS = {
     "attacks": {"attacks", "perturbations"},
     "certification": {"certification"},
     "evaluation": {"evaluation", "certification", "attacks", "perturbations"},
-    "diagnosis": {"diagnosis", "evaluation", "attacks", "perturbations"},
+    "diagnosis": {"diagnosis", "evaluation", "certification", "attacks", "perturbations"},
     "auditing": {"auditing", "certification", "diagnosis", "evaluation", "attacks", "perturbations"},
     "defenses": {"defenses", "evaluation", "attacks", "perturbations"},
     "hardening": {"hardening", "certification", "evaluation", "attacks", "perturbations"},

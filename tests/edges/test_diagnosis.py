@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 import sparring as sp
 from sparring.auditing import insight
 from sparring.cli import app
+from sparring.diagnosis import transfer
 from sparring.diagnosis.blockers import traced
 from sparring.diagnosis.detours import Detour, Detoured
 from sparring.diagnosis.fits import Joint
@@ -18,6 +19,7 @@ from sparring.diagnosis.lipschitz import lead_gradients
 from sparring.diagnosis.randomised import drawn
 from sparring.diagnosis.repair import blocking, repaired
 from sparring.diagnosis.transfer import distilled, transfer_matrix
+from sparring.errors import InputError
 from sparring.reports import html
 
 THREAT = sp.ThreatModel("linf", 0.15)
@@ -226,6 +228,36 @@ def test_transfer_to_itself_is_the_attack_and_queries_are_counted(net, data):
     assert asked == 70
 
 
+def test_surrogates_learn_from_other_images_alone(net, data):
+    images, labels = data
+    own, truth = sp.load_data("digits", n=200, split="train")
+    both = torch.cat([own[0:200], images]), torch.cat([truth, labels])
+    assert transfer.apart(images, both[0]).tolist() == [True] * 200 + [False] * 40
+    found = sp.diagnose(net, images, labels, THREAT, sample=40, landscapes=0, others=both, surrogates={"twin": net})
+    names = {t.surrogate for t in found.transfer}
+    assert names == {
+        "target",
+        "twin",
+        "convolutions, learnt from 200 other images",
+        "dense layers, learnt from 200 other images",
+    }
+    assert len(found.transfer) == 4 * 4 * 4
+    best = {
+        name: max(t.success for t in found.transfer if (t.surrogate, t.target) == (name, "target")) for name in names
+    }
+    assert best["twin"] == best["target"] > best["dense layers, learnt from 200 other images"] > 0.1
+    with pytest.raises(InputError, match="not among"):
+        sp.diagnose(net, images, labels, THREAT, sample=40, others=(images, labels))
+    with pytest.raises(InputError, match="any name but"):
+        sp.diagnose(net, images, labels, THREAT, sample=40, surrogates={"target": net})
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    learnt = transfer.learnt(own[0:200], truth, 10, epochs=5)
+    assert torch.equal(torch.get_rng_state(), state)
+    with torch.no_grad():
+        assert all(float((one(images).argmax(1) == labels).float().mean()) > 0.5 for one in learnt.values())
+
+
 def test_a_diagnosis_is_plain_data(net, data):
     found = sp.diagnose(net, *data, sp.ThreatModel("l2", 0.5), sample=16, landscapes=1)
     assert sp.Diagnosis.model_validate_json(found.model_dump_json()) == found
@@ -239,13 +271,17 @@ def test_a_diagnosis_is_plain_data(net, data):
 def test_the_command_writes_both_forms(tmp_path):
     page_file, plain = tmp_path / "d.html", tmp_path / "d.json"
     asked = ["diagnose", "-m", "digits-cnn", "-n", "20", "--eps", "0.1", "--sample", "8", "--landscapes", "1"]
+    asked += ["--learn", "40", "--surrogate", "digits-cnn"]
     done = CliRunner().invoke(app, [*asked, "--report", str(page_file), "--report", str(plain)])
     assert done.exit_code == 0, done.output
     assert "First-order picture" in done.output
     assert json.loads(plain.read_text())["images"] == 8
     page = page_file.read_text()
-    assert page.count("<svg") == 7  # four lines, two planes, one map
+    assert page.count("<svg") == 18  # six on lines, eight small ones, one on dimensions, two of a map and planes each
+    assert page.count('<svg viewBox="-2 ') == 8
     assert "at right angles" in page
+    assert "digits-cnn: diagnosis" in page
+    assert all(f'<th scope="row">{name}' in page for name in ("digits-cnn", "the model itself", "dense layers, learnt"))
     assert "Where perturbations act" in page
     assert "<script" not in page
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import sparring as sp
-from sparring.diagnosis.health import compared, health, parameter_gradient, training_bias
+from sparring.diagnosis.health import compared, health, parameter_gradient, saturated, training_bias
 from sparring.diagnosis.landscape import directions, landscape
 from sparring.diagnosis.lipschitz import chain, operator_norm, sensitivity
 from sparring.diagnosis.taylor import curvature_along, first_order, top_curvature
@@ -125,12 +125,91 @@ def test_the_norm_of_a_convolution_is_that_of_its_matrix(options):
     assert close(operator_norm(layer, (2, 6, 6)), torch.linalg.matrix_norm(matrix, 2))
 
 
-def test_a_model_that_is_no_chain_has_layers_but_no_upper_bound(images):
+def test_a_model_whose_operations_are_not_known_has_no_upper_bound(images):
     found = sensitivity(Quadratic(), images, torch.ones(6, dtype=torch.int64), sp.ThreatModel("l2", 0.1))
     assert found.upper is None
-    assert "Quadratic" in found.why
+    assert "layer" in found.why
     with pytest.raises(ValueError, match="layers"):
         chain(lambda x: x, images[0])
+
+
+class Residual(nn.Module):
+    """z = W (x + V x): no chain, and its graph of operations is known."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(4)
+            self.inner, self.last = nn.Linear(12, 12), nn.Linear(12, 3)
+        self.inner.weight.data *= 3
+
+    def forward(self, x):
+        flat = x.flatten(1)
+        return self.last(flat + self.inner(flat))
+
+
+def test_a_residual_model_is_bounded_by_its_graph(images):
+    net = Residual().double()
+    labels = net(images).argmax(1)
+    found = sensitivity(net, images, labels, sp.ThreatModel("l2", 0.1))
+    v, w = net.inner.weight.detach(), net.last.weight.detach()
+    apart = max(float((w[i] - w[j]).norm()) for i in range(3) for j in range(3))
+    assert found.upper == pytest.approx(apart * (1 + float(torch.linalg.matrix_norm(v, 2))), rel=1e-4)
+    leads = w @ (torch.eye(12, dtype=v.dtype) + v)
+    largest = max(float((leads[int(labels[i])] - leads[j]).norm()) for i in range(6) for j in range(3))
+    assert close(max(found.lower), largest)
+    assert not found.why
+    assert found.stretches == "inner (Linear)"
+
+
+def test_the_gradient_of_blocks_is_added_up_and_its_growth_is_a_power(images):
+    images = images.repeat_interleave(2, 2)[:, :, :4]
+    weight = torch.randn(16, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+    net = nn.Sequential(nn.Flatten(), nn.Linear(16, 2, bias=False)).double()
+    net[1].weight.data = torch.stack([weight, torch.zeros_like(weight)])
+    found = sensitivity(net, images, torch.zeros(6, dtype=torch.int64), sp.ThreatModel("l2", 0.1))
+    blocks = weight.view(2, 2, 2, 2).sum((1, 3))
+    expected = {1: weight.sum().abs(), 4: blocks.abs().sum(), 16: weight.abs().sum()}
+    assert [r.dimension for r in found.resolutions] == [1, 4, 16]
+    assert [r.blocks for r in found.resolutions] == [True, True, False]
+    assert all(close(r.l1, expected[r.dimension]) for r in found.resolutions)
+    assert close(found.resolutions[1].l2, blocks.norm())
+    net[1].weight.data = torch.stack([torch.ones_like(weight), torch.zeros_like(weight)])
+    same = sensitivity(net, images, torch.zeros(6, dtype=torch.int64), sp.ThreatModel("l2", 0.1))
+    assert abs(same.growth) < CLOSE, "a gradient of one sign is as large in blocks"
+    net[1].weight.data[0] = (torch.arange(16) % 2 * 2 - 1) * torch.linspace(1, 1.1, 16)
+    mixed = sensitivity(net, images, torch.zeros(6, dtype=torch.int64), sp.ThreatModel("l2", 0.1))
+    assert mixed.growth > 1, "one of changing signs cancels out"
+    wide = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1, 2)).double()
+    taken = sensitivity(wide, images, torch.zeros(6, dtype=torch.int64), sp.ThreatModel("l2", 0.1))
+    assert [r.dimension for r in taken.resolutions] == [1, 4, 16, 64]
+    assert not any(r.blocks for r in taken.resolutions)
+    assert abs(taken.growth) < CLOSE
+
+
+def test_flat_units_of_code_without_a_module_are_counted(images):
+    class Code(nn.Module):
+        def __init__(self, act):
+            super().__init__()
+            self.act, self.first, self.last = act, nn.Linear(12, 8), nn.Linear(8, 3)
+            self.first.weight.data.normal_(generator=torch.Generator().manual_seed(0))
+
+        def forward(self, x):
+            return self.last(self.act(self.first(x.flatten(1))))
+
+    labels = torch.zeros(6, dtype=torch.int64)
+    for act, share in (
+        (torch.relu, lambda h: h <= 0),
+        (lambda h: nn.functional.hardtanh(h), lambda h: h.abs() >= 1),
+        (torch.sign, lambda h: h == h),
+    ):
+        net = Code(act).double()
+        expected = float(share(net.first(images.flatten(1))).double().mean())
+        assert expected > 0
+        (found,) = saturated(net, images, labels)
+        assert (found.name, found.kind) == ("first to last", "code")
+        assert close(found.share, expected)
+    assert saturated(Code(torch.tanh).double(), images, labels) == ()
 
 
 def test_parameter_gradient_and_bias_of_a_linear_model(linear, images):

@@ -54,6 +54,7 @@ def lower_bound(
             continue
         layer, rows = layers[place], waiting.pop(place)
         inputs = layer.inputs
+        extra: Tensor | float
         relu, block = layers[inputs[0]], block_at(layers, place)
         if block is not None:
             moved, extra = block.pull(rows, known)

@@ -60,10 +60,11 @@ def _together(layer: Layer, before: list[float], norm: str) -> float:
         return float(sum(abs(s) * b for s, b in zip(layer.signs, before, strict=True)))
     if isinstance(layer, Concat):
         return math.sqrt(sum(b * b for b in before)) if norm == "l2" else max(before)
-    return before[0] * _alone(layer, norm)
+    return before[0] * alone(layer, norm)
 
 
-def _alone(layer: Layer, norm: str) -> float:
+def alone(layer: Layer, norm: str) -> float:
+    """An upper bound of the norm of one operation with one input, in l2 or linf."""
     if isinstance(layer, Dense):
         weight = layer.weight.detach().double()
         return float(torch.linalg.matrix_norm(weight, 2) if norm == "l2" else weight.abs().sum(1).max())

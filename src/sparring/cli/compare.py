@@ -107,18 +107,13 @@ def _models(declared: o.Declared, against: Sequence[str], effort: str, reports: 
     from rich.console import Console
 
     from sparring.diagnosis.comparison import compare_models
-    from sparring.loading import declared_model, merge
     from sparring.reports import models as rendered
 
     config, assumed = subject.with_defaults(declared.config)
     show.assumptions(() if quiet else assumed)
     loaded = subject.load(config)
     tried = {loaded.model_name: loaded.model}
-    for text in against:
-        spec, _, weights = text.partition("@")
-        bare = config.model_copy(update={"model": config.model and config.model.model_copy(update={"weights": None})})
-        name = text if text not in tried else f"{text} ({len(tried) + 1})"
-        tried[name] = declared_model(merge(bare, model=spec, weights=weights or None))
+    tried |= subject.other_models(config, against, tried)
     told = None if quiet else lambda name: typer.echo(name, err=True)
     found = compare_models(
         tried,

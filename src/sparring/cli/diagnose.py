@@ -31,6 +31,21 @@ def diagnose(
             min=0,
         ),
     ] = 0,
+    surrogate: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Another model whose adversarials are tried on this one, SPEC or SPEC@weights.safetensors: "
+            "--surrogate nets:wide@wide.safetensors; repeat it.",
+        ),
+    ] = None,
+    learn: Annotated[
+        int,
+        typer.Option(
+            help="Two surrogates of different kinds learn from this many images of the data's training split, with "
+            "their labels and without the model: --learn 1000; default: none.",
+            min=0,
+        ),
+    ] = 0,
     bpda: Annotated[
         list[str] | None,
         typer.Option(
@@ -48,7 +63,7 @@ def diagnose(
     Examples:
       sparring diagnose -m digits-cnn --eps 0.1 --report diagnosis.html
 
-      sparring diagnose -m digits-cnn -n 100 --eps 0.1 --sample 32 --queries 500
+      sparring diagnose -m digits-cnn -n 100 --eps 0.1 --sample 32 --queries 500 --learn 500
 
       sparring diagnose -m digits-cnn --eps 0.1 --bpda 1=identity
     """
@@ -60,8 +75,13 @@ def diagnose(
 
     from sparring.diagnosis.diagnose import diagnose as explained
     from sparring.files import write_whole
+    from sparring.loading import declared_data, merge
     from sparring.reports import diagnosis as rendered
 
+    others = None
+    if learn:
+        own = declared_data(merge(settings, split="train", n=learn))
+        others = (own.images[0 : len(own.labels)], own.labels)
     found = explained(
         _around(loaded.model, bpda or ()),
         loaded.data.images,
@@ -70,9 +90,12 @@ def diagnose(
         sample=sample,
         landscapes=landscapes,
         queries=queries,
+        surrogates=subject.other_models(settings, surrogate or ()),
+        others=others,
         seed=settings.audit.seed,
         progress=None if quiet else _told,
     )
+    found = found.model_copy(update={"model": loaded.model_name})
     if not quiet:
         rendered.terminal(found, Console())
     for path in report or ():

@@ -48,6 +48,20 @@ def with_defaults(config: Config) -> tuple[Config, list[str]]:
     return config, assumed
 
 
+def other_models(config: Config, texts: Iterable[str], taken: Iterable[str] = ()) -> dict[str, Any]:
+    """Models beside the declared one, each "SPEC" or "SPEC@weights.safetensors", by names other than those `taken`."""
+    from sparring.loading import declared_model, merge
+
+    found: dict[str, Any] = {}
+    for text in texts:
+        spec, _, weights = text.partition("@")
+        bare = config.model_copy(update={"model": config.model and config.model.model_copy(update={"weights": None})})
+        known = (*taken, *found)
+        name = text if text not in known else f"{text} ({len(known) + 1})"
+        found[name] = declared_model(merge(bare, model=spec, weights=weights or None))
+    return found
+
+
 def builtin_info(config: Config) -> ModelInfo | None:
     """What is known of the declared model if it is a built-in one."""
     if config.model is None or config.model.spec not in MODELS:

@@ -15,10 +15,10 @@ from sparring.diagnosis.health import health, training_bias
 from sparring.diagnosis.landscape import COARSE, LARGE, SIDE, between, directions, failure, landscape
 from sparring.diagnosis.lipschitz import sensitivity
 from sparring.diagnosis.repair import blocking
-from sparring.diagnosis.result import Diagnosis, Landscape
+from sparring.diagnosis.result import TARGET, Diagnosis, Landscape
 from sparring.diagnosis.taylor import DUAL, first_order
-from sparring.diagnosis.transfer import distilled, transfer_matrix
-from sparring.errors import UnsupportedError
+from sparring.diagnosis.transfer import apart, distilled, learnt, transfer_matrix
+from sparring.errors import InputError, UnsupportedError
 from sparring.evaluation.task import Images, Subset, checked_task
 from sparring.goal import Untargeted
 from sparring.model import Model, frozen_eval, logits_of, model_name
@@ -40,6 +40,7 @@ def diagnose(
     landscapes: int = 2,
     queries: int = 0,
     surrogates: Mapping[str, Model] | None = None,
+    others: tuple[Tensor, Tensor] | None = None,
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
 ) -> Diagnosis:
@@ -49,7 +50,8 @@ def diagnose(
     linf, l2 or l1 `ThreatModel`. landscapes: images with two pictures of the loss around them, in the
     plane of the gradient and a random direction and in that of two attacks. queries: with more than 0, a
     surrogate learns from that many of the target's answers and is attacked. surrogates: other models by name, for the
-    matrix of transfers. progress: called with the name of each section.
+    matrix of transfers. others: images and labels of an attacker's own, from which two small nets of different kinds
+    learn and are attacked, too; what is also among `images` is left out. progress: called with each section's name.
 
     Raises `UnsupportedError` for another threat or a model that shows no gradients, `InputError` for unusable input.
     """
@@ -83,10 +85,14 @@ def diagnose(
         ]
         planes = [plane.model_copy(update={"index": rows[k // 2]}) for k, plane in enumerate(planes)]
         tell("transfer")
-        others = dict(surrogates or {})
+        if TARGET in (surrogates or {}):
+            raise InputError(f"a surrogate may have any name but {TARGET!r}, which is the model's own")
+        models: dict[str, Model] = {TARGET: model, **(surrogates or {})}
         if queries:
-            others[f"distilled from {queries} answers"] = distilled(model, x, queries=queries, seed=seed)
-        transfer = transfer_matrix({"target": model, **others}, x, y, threat) if others else ()
+            models[f"distilled from {queries} answers"] = distilled(model, x, queries=queries, seed=seed)
+        if others is not None:
+            models |= _learnt(model, x, others, seed)
+        transfer = transfer_matrix(models, x, y, threat) if len(models) > 1 else ()
     lines = lines.model_copy(
         update={
             "lines": tuple(line.model_copy(update={"index": rows[line.index]}) for line in lines.lines),
@@ -107,10 +113,24 @@ def diagnose(
         bias=bias,
         failure=fell,
         landscapes=tuple(planes),
-        transfer=tuple(t for t in transfer if t.target == "target" and t.surrogate != "target"),
+        transfer=transfer,
         blocked=blocked,
         notes=notes,
     )
+
+
+def _learnt(model: Model, images: Tensor, others: tuple[Tensor, Tensor], seed: int) -> dict[str, nn.Module]:
+    """Surrogates from those of `others` that are none of `images`."""
+    own, labels = others[0].detach().to(images), others[1].to(images.device)
+    if own.shape[1:] != images.shape[1:] or len(own) != len(labels):
+        wanted = tuple(images.shape[1:])
+        raise InputError(f"others must be images {wanted} with a label each, got {tuple(own.shape)} and {len(labels)}")
+    new = apart(images, own).to(images.device)
+    if not bool(new.any()):
+        raise InputError("others holds no image that is not among those that are looked at")
+    with torch.no_grad():
+        classes = logits_of(model, images[:1]).shape[1]
+    return learnt(own[new], labels[new], classes, seed=seed)
 
 
 def _planes(model: Model, image: Tensor, label: Tensor, threat: ThreatModel, seed: int) -> tuple[Landscape, Landscape]:

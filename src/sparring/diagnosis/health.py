@@ -7,8 +7,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, cross_entropy
 
 from sparring.attacks import FGSM, PGD
-from sparring.diagnosis.blockers import traced
+from sparring.diagnosis.blockers import ROOT, traced
 from sparring.diagnosis.detours import smoothed_slope, works_element_by_element
+from sparring.diagnosis.fits import Joint
+from sparring.diagnosis.gaps import Gap, gaps
 from sparring.diagnosis.result import Bias, Health, Saturation
 from sparring.diagnosis.taylor import gradient
 from sparring.evaluation import evaluate
@@ -17,6 +19,10 @@ from sparring.model import Model, frozen_eval, logits_of
 from sparring.threat import ThreatModel
 
 TINY = 1e-30
+FLAT = 1e-6
+"""A slope below this counts as zero."""
+ELEMENTWISE = 0.9
+"""What a function of single numbers must explain of code between two layers, for it to be taken for an activation."""
 LOSSES = ("margin", "dlr", "cross_entropy")
 
 
@@ -49,19 +55,50 @@ def health(model: Model, images: Tensor, labels: Tensor, threat: ThreatModel, *,
 
 
 def saturated(model: Model, images: Tensor, labels: Tensor) -> tuple[Saturation, ...]:
-    """Elementwise layers and the share of their units at a point of zero slope. Half is usual for a ReLU."""
+    """Elementwise layers, and code between two layers, with the share of their units at a point of zero slope. Half is
+    usual for a ReLU.
+    """
     if not isinstance(model, nn.Module):
         return ()
-    found = []
-    for visit in traced(model, images, labels).visits:
+    trace, found = traced(model, images, labels), []
+    for visit in trace.visits:
         module = model.get_submodule(visit.name)
         at = visit.entered.detach()
         if visit.leaf and not any(True for _ in module.parameters()) and works_element_by_element(module, at):
-            flat = smoothed_slope(module, at, 1e-3).abs() < 1e-6
-            share = float(flat.float().mean())
-            if share > 0:
-                found.append(Saturation(name=visit.name, kind=type(module).__name__, share=share))
-    return tuple(found)
+            flat = smoothed_slope(module, at, 1e-3).abs() < FLAT
+            found.append(Saturation(name=visit.name, kind=type(module).__name__, share=float(flat.float().mean())))
+    for gap in gaps(trace):
+        if Joint.fitted(gap.before, gap.after).explained > ELEMENTWISE and gap.to != ROOT:
+            share = _flat_between(model, images, gap)
+            found.append(Saturation(name=f"{gap.start} to {gap.to}", kind="code", share=share))
+    return tuple(one for one in found if one.share > 0)
+
+
+def _flat_between(model: nn.Module, images: Tensor, gap: Gap) -> float:
+    """The share of the values before a gap that those after it do not follow at all."""
+    ends: dict[str, Tensor] = {}
+    start, to = model.get_submodule(gap.start), model.get_submodule(gap.to)
+
+    def leave(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
+        ends["start"] = output.detach().requires_grad_()
+        return ends["start"]
+
+    def arrive(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        ends["end"] = inputs[0]
+
+    hooks = [start.register_forward_hook(leave), to.register_forward_pre_hook(arrive)]
+    try:
+        with frozen_eval(model), torch.enable_grad():
+            logits_of(model, images)
+            if not ends["end"].requires_grad:
+                return 1.0
+            (slope,) = torch.autograd.grad(ends["end"].sum(), ends["start"], allow_unused=True)
+    except RuntimeError:  # code that takes no tensor with a gradient
+        return 1.0
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return 1.0 if slope is None else float((slope.abs() < FLAT).float().mean())
 
 
 def training_bias(model: Model, images: Tensor, labels: Tensor, threat: ThreatModel) -> Bias | None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sparring.certification.graph import trace
+from sparring.certification.layers import Layer as Operation
+from sparring.certification.lipschitz import alone, pair_bounds
 from sparring.diagnosis.result import Layer, Resolution, Sensitivity
 from sparring.diagnosis.taylor import gradient
+from sparring.errors import SparringError
 from sparring.model import Model, Normalised, OutputAdapter, frozen_eval, logits_of
 from sparring.threat import ThreatModel
 
@@ -20,6 +24,8 @@ RIVALS = 20
 """Classes that the leads of a label are looked at over, at most."""
 SLACK = 1e-4
 """Power iteration approaches a norm from below; in an upper bound it is raised by this share."""
+SCALES = (0.25, 0.5, 1.0, 2.0)
+"""Resolutions that the gradient is looked at, in units of the images' own."""
 SLOPES: dict[type[nn.Module], float] = {
     nn.ReLU: 1.0,
     nn.ReLU6: 1.0,
@@ -160,14 +166,9 @@ def sensitivity(model: Model, images: Tensor, labels: Tensor, threat: ThreatMode
         for number in range(1, points):
             moved = images + step * number / max(1, points - 1)
             lower = torch.maximum(lower, lead_gradients(model, moved, labels))
-        layers: list[Layer] = []
-        upper, why = None, ""
-        try:
-            layers = chain(model, images[0])
-            upper = math.sqrt(2) * math.prod(layer.norm * (1 + SLACK * (layer.kind in _POWERED)) for layer in layers)
-        except (ValueError, KeyError) as error:
-            why = str(error)
+        layers, upper, why = _upper(model, images[:1])
         largest = float(lower.max())
+        seen = tuple(_resolutions(model, images, labels))
         return Sensitivity(
             lower=tuple(lower.tolist()),
             layers=tuple(layers),
@@ -175,23 +176,63 @@ def sensitivity(model: Model, images: Tensor, labels: Tensor, threat: ThreatMode
             ratio=None if upper is None or largest == 0 else upper / largest,
             stretches=max(layers, key=lambda layer: layer.norm).name if layers else None,
             why=why,
-            resolutions=tuple(_resolutions(model, images, labels)),
+            resolutions=seen,
+            growth=_growth(seen),
         )
+
+
+def _upper(model: Model, image: Tensor) -> tuple[list[Layer], float | None, str]:
+    """Layers, an upper bound of the Lipschitz constant of any lead, and why there is none."""
+    try:
+        layers = chain(model, image[0])
+        product = math.prod(layer.norm * (1 + SLACK * (layer.kind in _POWERED)) for layer in layers)
+        return layers, math.sqrt(2) * product, ""
+    except (ValueError, KeyError) as error:
+        why = str(error)
+    try:
+        traced = trace(model, image).layers()
+        layers = [_named(layer) for layer in traced if len(layer.inputs) == 1]
+        return layers, float(pair_bounds(traced, "l2").max()), ""
+    except (SparringError, RuntimeError):
+        return [], None, why
+
+
+def _named(layer: Operation) -> Layer:
+    return Layer(name=layer.where, kind=type(layer).__name__, norm=alone(layer, "l2"))
 
 
 _POWERED = frozenset(kind.__name__ for kind in LINEAR)
 
 
 def _resolutions(model: Model, images: Tensor, labels: Tensor) -> Iterator[Resolution]:
-    """The gradient's size with the images made smaller and larger, where the model takes them."""
-    for scale in (0.5, 1.0, 2.0):
-        if images.dim() != 4:
-            return
-        try:
-            seen = functional.interpolate(images, scale_factor=scale, mode="nearest") if scale != 1 else images
-            _, grad = gradient(model, seen, labels, "cross_entropy")
-        except Exception:  # noqa: BLE001, S112 - a model of one size may refuse in any way
-            continue
+    """The gradient's size with the images made smaller and larger, where the model takes them; else, for smaller ones,
+    that of the gradient added up over blocks of pixels.
+    """
+    if images.dim() != 4:
+        return
+    _, whole = gradient(model, images, labels, "margin")
+    for scale in SCALES:
+        blocks, grad = False, whole
+        if scale != 1:
+            try:
+                seen = functional.interpolate(images, scale_factor=scale, mode="nearest")
+                _, grad = gradient(model, seen, labels, "margin")
+            except Exception:  # noqa: BLE001 - a model of one size may refuse in any way
+                side = round(1 / scale)
+                if scale > 1 or any(size % side for size in images.shape[2:]):
+                    continue
+                blocks, grad = True, side**2 * functional.avg_pool2d(whole, side)
         flat = grad.flatten(1)
         l1, l2 = (float(flat.norm(p=p, dim=1).mean()) for p in (1, 2))
-        yield Resolution(scale=scale, dimension=flat.shape[1], l1=l1, l2=l2)
+        yield Resolution(scale=scale, dimension=flat.shape[1], l1=l1, l2=l2, blocks=blocks)
+
+
+def _growth(seen: Sequence[Resolution]) -> float | None:
+    """The slope of log l1 against log dimension, by least squares; over blocks only where the model takes one size."""
+    other = any(not r.blocks and r.scale != 1 for r in seen)
+    points = [(math.log(r.dimension), math.log(r.l1)) for r in seen if r.l1 > 0 and not (other and r.blocks)]
+    if len(points) < 2:
+        return None
+    x, y = (sum(part) / len(points) for part in zip(*points, strict=True))
+    spread = sum((p[0] - x) ** 2 for p in points)
+    return sum((p[0] - x) * (p[1] - y) for p in points) / spread if spread else None

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict
 
 SCHEMA_VERSION = "1.0"
+TARGET = "target"
+"""What the model is called in the matrix of transfers."""
 
 
 class Plain(BaseModel):
@@ -53,19 +55,23 @@ class Layer(Plain):
 
 
 class Resolution(Plain):
-    """Mean norms of the loss's input gradient with the images resized by `scale`."""
+    """Mean norms of the input gradient of the label's lead over the strongest rival, with the images resized by
+    `scale`; `blocks`: of a model of one size at its own images, by an attacker whose pixels are that coarse.
+    """
 
     scale: float
     dimension: int
     l1: float
     l2: float
+    blocks: bool = False
 
 
 class Sensitivity(Plain):
     """lower: per image, the largest l2 gradient norm of a lead f_y - f_j seen in the ball: the local Lipschitz constant
-    of the margin is at least that. upper: sqrt(2) * product of the layers' norms bounds it everywhere (None, with
-    `why`, where the model is no chain of known layers). ratio: upper by the largest lower. stretches: the layer with
-    the largest norm.
+    of the margin is at least that. upper: sqrt(2) * product of the layers' norms bounds it everywhere; for a model that
+    is no chain of layers, what its graph of operations gives (None, with `why`, where one of them is not known). ratio:
+    upper by the largest lower. stretches: the layer with the largest norm. growth: the power of the input dimension
+    that the gradient's l1 norm grows with.
     """
 
     lower: tuple[float, ...]
@@ -75,10 +81,13 @@ class Sensitivity(Plain):
     stretches: str | None
     why: str
     resolutions: tuple[Resolution, ...]
+    growth: float | None = None
 
 
 class Saturation(Plain):
-    """Share of an elementwise layer's units whose slope is zero, over all images."""
+    """Share of an elementwise layer's units whose slope is zero, over all images. name: of the layer, or of the code in
+    a `forward` between two layers.
+    """
 
     name: str
     kind: str

@@ -6,13 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import kl_div, log_softmax, softmax
+from torch.nn.functional import kl_div, log_softmax, one_hot, softmax
 
 from sparring.attacks import DIFGSM, FGSM, MIFGSM, TIFGSM, Attack
 from sparring.attacks.base import at_least
 from sparring.diagnosis.result import Transfer
 from sparring.goal import Untargeted
 from sparring.model import Model, frozen_eval, logits_of
+from sparring.rng import digests
 from sparring.threat import ThreatModel
 
 ATTACKS: tuple[Attack, ...] = (
@@ -21,6 +22,9 @@ ATTACKS: tuple[Attack, ...] = (
     DIFGSM(early_stop=False),
     TIFGSM(early_stop=False),
 )
+BATCH = 64
+DENSE_SIDE = 32
+"""Pixels along a side that a surrogate without convolutions sees at most."""
 
 
 def transfer_matrix(
@@ -62,15 +66,40 @@ def distilled(target: Model, images: Tensor, *, queries: int, epochs: int = 20, 
         noise = 0.1 * torch.randn(asked.shape, generator=generator).to(asked)
         asked[len(images) :] = (asked + noise)[len(images) :].clamp(images.min(), images.max())
         with frozen_eval(target), torch.no_grad():
-            answers = torch.cat([logits_of(target, part) for part in torch.split(asked, 64)])
+            answers = torch.cat([logits_of(target, part) for part in torch.split(asked, BATCH)])
         soft = softmax(answers.clamp_min(-1e4) / answers.clamp_min(-1e4).std().clamp_min(1e-6) * 2, 1)
-        student = _student(images, soft.shape[1])
-        step = _adam(list(student.parameters()))
-        for _ in range(epochs):
-            for rows in torch.split(torch.randperm(queries, generator=generator), 64):
-                with torch.enable_grad():
-                    step(kl_div(log_softmax(student(asked[rows]), 1), soft[rows], reduction="batchmean"))
-    return student.eval()
+        return _taught(_student(images, soft.shape[1]), asked, soft, epochs, generator)
+
+
+def learnt(images: Tensor, labels: Tensor, classes: int, *, epochs: int = 20, seed: int = 0) -> dict[str, nn.Module]:
+    """Surrogates of two kinds, a convolutional one and one without convolutions, that learnt from images (N, C, H, W)
+    and labels (N,) of an attacker's own, without the target. By name.
+    """
+    found: dict[str, nn.Module] = {}
+    truth = one_hot(labels, classes).to(images)
+    for name, build in (("convolutions", _student), ("dense layers", _dense)):
+        generator = torch.Generator().manual_seed(seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            net = _taught(build(images, classes), images, truth, epochs, generator)
+        found[f"{name}, learnt from {len(images):,} other images"] = net
+    return found
+
+
+def apart(images: Tensor, others: Tensor) -> Tensor:
+    """Bool (M,): which of `others` (M, C, H, W) are none of `images`."""
+    known = set(digests(images))
+    return torch.tensor([digest not in known for digest in digests(others)], dtype=torch.bool)
+
+
+def _taught(net: nn.Module, images: Tensor, wanted: Tensor, epochs: int, generator: torch.Generator) -> nn.Module:
+    """`net` after some epochs on probabilities (N, K)."""
+    step = _adam(list(net.parameters()))
+    for _ in range(epochs):
+        for rows in torch.split(torch.randperm(len(images), generator=generator), BATCH):
+            with torch.enable_grad():
+                step(kl_div(log_softmax(net(images[rows]), 1), wanted[rows], reduction="batchmean"))
+    return net.eval()
 
 
 def _adam(weights: list[nn.Parameter], rate: float = 3e-3) -> Callable[[Tensor], None]:
@@ -105,6 +134,17 @@ def _student(images: Tensor, classes: int) -> nn.Module:
     ).to(images)
 
 
+def _dense(images: Tensor, classes: int) -> nn.Module:
+    channels, side = images.shape[1], min(DENSE_SIDE, *images.shape[2:])
+    return nn.Sequential(
+        nn.AdaptiveAvgPool2d(side),
+        nn.Flatten(),
+        nn.Linear(channels * side * side, 128),
+        nn.ReLU(),
+        nn.Linear(128, classes),
+    ).to(images)
+
+
 def _answers(model: Model, points: Tensor) -> Tensor:
     with frozen_eval(model), torch.no_grad():
-        return torch.cat([logits_of(model, part).argmax(1) for part in torch.split(points, 64)])
+        return torch.cat([logits_of(model, part).argmax(1) for part in torch.split(points, BATCH)])

@@ -3,36 +3,68 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-from sparring.reports import numbers, svg
+from sparring.diagnosis.result import TARGET
+from sparring.reports import numbers
+from sparring.reports.diagnosis_plots import (
+    growth_plot,
+    landscape_plot,
+    line_plot,
+    regions_plot,
+    saliency,
+    small_line,
+    steps_plot,
+    summary_plot,
+)
 from sparring.reports.html import _environment
 from sparring.reports.pen import Pen
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from sparring.diagnosis.result import Diagnosis, FirstOrder, Layer, Line
 
-    from sparring.diagnosis.result import Diagnosis, Landscape, Line
-
-PLOTS = 4
-LEVELS = 8
-CELLS = 56
+NAMED = 10
+"""Images that are named, of many."""
+FIRST_ORDER = "First-order picture"
+FIRST_ORDER_ABOUT = (
+    "Along FGSM's direction. Solid: the true loss. Dashed: its first-order line for the step as the box clips it. "
+    "Dotted: the unclipped line, loss plus epsilon times the dual norm of the gradient."
+)
+LOSS_SAID = "Across: epsilon. Upwards: the loss."
+STEPS_SAID = (
+    "Across: epsilon. Upwards: images broken, in percent. Dashed: one step. Solid: ten. The upright line: from here on "
+    "ten break a point more."
+)
+SENSITIVITY_ABOUT = (
+    "The lead is that of the label's logit over the strongest rival. Layers that stretch nothing are left out. In "
+    "blocks: of an attacker whose pixels are that coarse, where the model takes images of one size only."
+)
+GROWTH_SAID = "Across: inputs. Upwards: l1 norm of the lead's gradient, what linf attacks feed on. Squares: in blocks."
+PLANES_ABOUT = (
+    "In planes through an image, in units of a step as long as the budget allows. Darker: higher loss. Numbers: "
+    "classes. The dot is the image."
+)
+TRANSFER_ABOUT = "Success on the images that the model has right, every attack with the same budget."
+ABOUT = {
+    "Gradient health": "Is the gradient fit to be followed? Half of a ReLU's units are usually flat.",
+    "What one-step training misses": "The parameters' gradient at FGSM's examples beside the one at PGD's.",
+}
 Rows = list[tuple[str, str]]
 
 
 def sections(found: Diagnosis) -> list[tuple[str, Rows]]:
     """Everything in words: title, and rows of name and value."""
     return [
-        ("First-order picture", _first_order(found)),
+        (FIRST_ORDER, _first_order(found)),
         ("Sensitivity", _sensitivity(found)),
         ("Gradient health", _health(found)),
         ("What one-step training misses", _bias(found)),
         ("How it fails", _failure(found)),
-        ("Transfer", [(f"{t.surrogate}, {t.attack}", numbers.percent(t.success)) for t in found.transfer]),
+        ("Transfer", _transfer(found)),
     ]
 
 
@@ -42,13 +74,92 @@ def terminal(found: Diagnosis, console: Console) -> None:
         console.print(block, highlight=False)
 
 
+@dataclass(frozen=True)
+class Part:
+    """One section of the page: what it is about, a table of name and value, further tables, pictures, small ones."""
+
+    title: str
+    about: str
+    rows: Rows
+    matrix: Matrix | None = None
+    pictures: tuple[Picture, ...] = ()
+    small: tuple[tuple[int, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An SVG with its heading and what its axes are."""
+
+    heading: str
+    said: str
+    svg: str
+    narrow: bool = False
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A table with a heading for every column."""
+
+    heads: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
 def html(found: Diagnosis) -> str:
     """The page. Equal diagnoses give equal pages; names are untrusted and escaped."""
-    lines = [(line.index, line_plot(line, f"line{line.index}")) for line in found.first_order.lines[:PLOTS]]
-    planes = [(p, landscape_plot(p, f"plane{i}")) for i, p in enumerate(found.landscapes)]
-    page = _environment().get_template("diagnosis.html.j2")
-    tables, where = [s for s in sections(found) if s[1]], saliency(found.failure.where)
-    return page.render(found=found, sections=tables, lines=lines, planes=planes, saliency=where)
+    words = dict(sections(found))
+    parts = [_with_pictures(found, title, rows) for title, rows in words.items()]
+    parts.insert(len(parts) - 1, _landscapes(found))
+    shown = [part for part in parts if part.rows or part.pictures or part.matrix]
+    return _environment().get_template("diagnosis.html.j2").render(found=found, parts=shown)
+
+
+def _with_pictures(found: Diagnosis, title: str, rows: Rows) -> Part:
+    first, health = found.first_order, found.sensitivity.resolutions
+    if title == FIRST_ORDER:
+        pictures = (
+            Picture("Over all images", LOSS_SAID + " Medians; shaded: the middle half.", summary_plot(first, "all")),
+            Picture("One step and ten", STEPS_SAID, steps_plot(first, "steps")),
+            *(Picture(f"Image {line.index}", LOSS_SAID, line_plot(line, f"line{line.index}")) for line in _told(first)),
+        )
+        small = tuple((line.index, small_line(line)) for line in first.lines)
+        return Part(title, FIRST_ORDER_ABOUT, rows, pictures=pictures, small=small)
+    if title == "Sensitivity" and len(health) > 1:
+        seen = Picture("Against the input dimension", GROWTH_SAID, growth_plot(health, "growth"))
+        return Part(title, SENSITIVITY_ABOUT, rows, pictures=(seen,))
+    if title == "How it fails" and (where := saliency(found.failure.where)):
+        said = "The mean absolute change of every pixel over the broken images. Darker: more."
+        return Part(title, "", rows, pictures=(Picture("Where perturbations act", said, where, narrow=True),))
+    if title == "Transfer":
+        return Part(title, TRANSFER_ABOUT, [], matrix=transfers(found)) if rows else Part(title, "", [])
+    return Part(title, ABOUT.get(title, ""), rows)
+
+
+def _told(first: FirstOrder) -> Sequence[Line]:
+    """The images with the largest and the smallest gap, for a closer look."""
+    order = sorted(first.lines, key=lambda line: line.gap)
+    return [] if not order else [order[-1]] if len(order) == 1 else [order[-1], order[0]]
+
+
+def _landscapes(found: Diagnosis) -> Part:
+    pictures = []
+    for i, plane in enumerate(found.landscapes):
+        said = f"Across: {plane.first}. Upwards: {plane.second}."
+        pictures.append(Picture(f"Image {plane.index}: loss", said, landscape_plot(plane, f"plane{i}")))
+        pictures.append(Picture(f"Image {plane.index}: classes", said, regions_plot(plane, f"regions{i}")))
+    return Part("Loss and decision regions", PLANES_ABOUT, [], pictures=tuple(pictures))
+
+
+def transfers(found: Diagnosis) -> Matrix | None:
+    """Surrogates down, attacks across, success on the model."""
+    into = [t for t in found.transfer if t.target == TARGET]
+    attacks = list(dict.fromkeys(t.attack for t in into))
+    shares = {(t.surrogate, t.attack): numbers.percent(t.success) for t in into}
+    rows = []
+    for surrogate in dict.fromkeys(t.surrogate for t in into):
+        name = "the model itself" if surrogate == TARGET else surrogate
+        rows.append((name, *(shares.get((surrogate, attack), "") for attack in attacks)))
+    heads = ("adversarials made on", *(attack.partition(":")[0] for attack in attacks))
+    return Matrix(heads, tuple(rows)) if rows else None
 
 
 def _blocks(found: Diagnosis, pen: Pen) -> Iterator[RenderableType]:
@@ -71,12 +182,25 @@ def _first_order(found: Diagnosis) -> Rows:
     picture, n = found.first_order, len(found.first_order.lines)
     gaps, bends = ([getattr(line, name) for line in picture.lines] for name in ("gap", "curvature"))
     pays = "never here" if picture.stops_paying is None else f"from eps {numbers.significant(picture.stops_paying)}"
-    return [
+    tops = [line.top for line in picture.lines if line.top is not None]
+    some = ", ".join(map(str, picture.lowered[:NAMED])) + (" and more" if len(picture.lowered) > NAMED else "")
+    rows = [
         ("loss above its first-order line at the budget, median", numbers.significant(_median(gaps))),
-        ("curvature along the step (an estimate at the image), median", numbers.significant(_median(bends))),
+        ("share of the unclipped line that the box leaves, median", _left_by_the_box(picture)),
+        ("curvature along the step (exact at the image), median", numbers.significant(_median(bends))),
         ("ten small steps beat one", pays),
-        ("images whose loss FGSM lowered", f"{len(picture.lowered)} of {n}"),
+        ("images whose loss FGSM lowered", f"{len(picture.lowered)} of {n}{f': {some}' if some else ''}"),
     ]
+    if tops:
+        rows.insert(3, ("largest curvature (an estimate from below), median", numbers.significant(_median(tops))))
+    return rows
+
+
+def _left_by_the_box(picture: FirstOrder) -> str:
+    """Rise of the clipped line by that of the unclipped one, at the largest epsilon."""
+    pairs = [(line.clipped[-1] - line.true[0], line.unclipped[-1] - line.true[0]) for line in picture.lines]
+    shares = [clipped / whole for clipped, whole in pairs if whole > 0]
+    return numbers.percent(_median(shares)) if shares else "unknown"
 
 
 def _sensitivity(found: Diagnosis) -> Rows:
@@ -85,13 +209,24 @@ def _sensitivity(found: Diagnosis) -> Rows:
     if s.upper is None or s.ratio is None:
         rows.append(("global upper bound", f"none: {s.why}"))
     else:
-        rows.append(("global upper bound", f"{numbers.significant(s.upper)} ({s.ratio:.1f} times the largest seen)"))
+        rows.append(("global upper bound", numbers.significant(s.upper)))
+        rows.append(("upper bound by the largest slope seen", f"{s.ratio:.1f}"))
         rows.append(("layer that stretches most", str(s.stretches)))
-    rows += [(f"norm of layer {layer.name} ({layer.kind})", numbers.significant(layer.norm)) for layer in s.layers]
+    rows += [(f"norm of {_layer(one)}", numbers.significant(one.norm)) for one in s.layers if one.norm != 1]
     rows += [
-        (f"gradient at {r.dimension} inputs (x {r.scale:g})", f"l1 {r.l1:.3g}, l2 {r.l2:.3g}") for r in s.resolutions
+        (
+            f"lead's gradient at {numbers.count(r.dimension)} inputs{', in blocks' if r.blocks else ''}",
+            f"l1 {numbers.significant(r.l1)}, l2 {numbers.significant(r.l2)}",
+        )
+        for r in s.resolutions
     ]
+    if s.growth is not None:
+        rows.append(("its l1 norm grows with the inputs to the power of", f"{s.growth:.2f}"))
     return rows
+
+
+def _layer(layer: Layer) -> str:
+    return layer.name if f"({layer.kind})" in layer.name or "(" in layer.name else f"{layer.name} ({layer.kind})"
 
 
 def _health(found: Diagnosis) -> Rows:
@@ -117,86 +252,17 @@ def _bias(found: Diagnosis) -> Rows:
     ]
 
 
+def _transfer(found: Diagnosis) -> Rows:
+    into = [t for t in found.transfer if t.target == TARGET and t.surrogate != TARGET]
+    return [(f"{t.surrogate}, {t.attack.partition(':')[0]}", numbers.percent(t.success)) for t in into]
+
+
 def _failure(found: Diagnosis) -> Rows:
     f = found.failure
     rows = [("images broken by PGD-20", str(f.broken))]
     if f.confidence is not None:
         rows.append(("confidence of the wrong answer, median", numbers.percent(f.confidence)))
     return rows + [(f"class {a} taken for {b}", str(count)) for a, b, count in f.turned[:5]]
-
-
-def saliency(where: Sequence[Sequence[float]]) -> str:
-    """Where perturbations act, as at most 56 by 56 squares, the darker the more; empty where nothing is."""
-    step = max(1, -(-max(len(where), len(where[0]) if where else 0) // CELLS))
-    rows = [_means(where[i : i + step], step) for i in range(0, len(where), step)]
-    most = max((max(row) for row in rows if row), default=0.0)
-    if most <= 0:
-        return ""
-    squares = "".join(
-        f'<rect x="{x}" y="{y}" width="1.02" height="1.02" fill-opacity="{value / most:.2f}"/>'
-        for y, row in enumerate(rows)
-        for x, value in enumerate(row)
-    )
-    title = f"Mean absolute change per pixel, at most {numbers.significant(most)}"
-    box = f'viewBox="0 0 {len(rows[0])} {len(rows)}" role="img" aria-label="{title}"'
-    return f'<svg {box} style="width: 100%; fill: var(--s1)"><title>{title}</title>{squares}</svg>'
-
-
-def _means(rows: Sequence[Sequence[float]], step: int) -> list[float]:
-    """Several rows as one, as many values as one."""
-    columns = [sum(values) / len(rows) for values in zip(*rows, strict=True)]
-    return [sum(columns[i : i + step]) / len(columns[i : i + step]) for i in range(0, len(columns), step)]
-
-
-def line_plot(line: Line, key: str) -> str:
-    """The true loss along FGSM's direction with both first-order lines."""
-    with svg.settings():
-        figure, axes = _axes()
-        for values, colour, dash in (
-            (line.true, "s1", "-"),
-            (line.clipped, "s2", "--"),
-            (line.unclipped, "s3", ":"),
-        ):
-            axes.plot(line.eps, values, color=svg.COLOURS[colour], linestyle=dash, linewidth=1.8)
-        text = (
-            f"Solid: true loss, from {line.true[0]:.3g} to {line.true[-1]:.3g}. Dashed and dotted: first-order lines."
-        )
-        return svg.inline(figure, key=key, title=f"Loss along FGSM, image {line.index}", description=text)
-
-
-def landscape_plot(plane: Landscape, key: str) -> str:
-    """The loss in a plane, the darker the higher; lines are borders between classes."""
-    ticks = [plane.reach * (2 * i / (len(plane.loss) - 1) - 1) for i in range(len(plane.loss))]
-    low, high = min(map(min, plane.loss)), max(map(max, plane.loss))
-    with svg.settings():
-        figure, axes = _axes()
-        for level in range(1, LEVELS):
-            at = low + (high - low) * level / LEVELS
-            if high > at:
-                shade = [at, high + 1e-6 + abs(high)]
-                axes.contourf(ticks, ticks, plane.loss, levels=shade, colors=[svg.COLOURS["s1"]], alpha=0.12)
-        for kind in sorted({k for row in plane.classes for k in row})[1:]:
-            inside = [[float(k == kind) for k in row] for row in plane.classes]
-            axes.contour(ticks, ticks, inside, levels=[0.5], colors=[svg.COLOURS["ink"]], linewidths=1.2)
-        axes.plot([0], [0], marker="o", color=svg.COLOURS["ink"])
-        text = f"Loss from {low:.3g} to {high:.3g} around image {plane.index}; lines are borders between classes."
-        return svg.inline(
-            figure,
-            key=key,
-            title=f"Loss around image {plane.index}: {plane.first} and {plane.second}",
-            description=text,
-        )
-
-
-def _axes() -> tuple[Figure, Axes]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4.6, 3.2))
-    axes = figure.add_axes((0.12, 0.12, 0.84, 0.84))
-    axes.tick_params(length=0, pad=6, colors=svg.COLOURS["ink-2"], labelsize=11.5)
-    for spine in axes.spines.values():
-        spine.set_color(svg.COLOURS["line"])
-    return figure, axes
 
 
 def _median(values: list[float]) -> float:

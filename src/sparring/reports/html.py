@@ -121,12 +121,13 @@ def _curve_chart(group: selections.CurveGroup, key: str) -> CurveChart:
 def _diagnosis(report: Report) -> tuple[Sections, list[tuple[int, str]]]:
     """Tables of the diagnosis, and the loss along FGSM's direction of an image."""
     from sparring.reports import diagnosis  # its own page takes the environment from here
+    from sparring.reports.diagnosis_plots import line_plot
 
     if report.diagnosis is None:
         return [], []
     lines = report.diagnosis.first_order.lines[:1]
     tables = [section for section in diagnosis.sections(report.diagnosis) if section[1]]
-    return tables, [(line.index, diagnosis.line_plot(line, "diagnosis")) for line in lines]
+    return tables, [(line.index, line_plot(line, "diagnosis")) for line in lines]
 
 
 def _bracket(report: Report) -> CurveChart | None:
