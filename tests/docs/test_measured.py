@@ -113,3 +113,26 @@ def test_masked_nets() -> None:
     said = page("diagnosis.md")
     for one in record("diagnose/confusion")["masked"]:
         assert f"| {', '.join(sorted(set(one['findings'])))} | {100 * one['robust']:.1f} % |" in said, one["model"]
+
+
+def test_the_readme() -> None:
+    said = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    jpeg = record("defenses/jpeg")["quality 75, eps 8/255"]
+    assert f"{share(jpeg['naive'])} against naive attacks | {share(jpeg['adaptive'])} against one who knows it" in said
+    pgd, mix = record("train/mnist5k-pgd")["card"]["after"], record("train/mnist5k-mix")
+    assert f"linf 0.3: {share(pgd['robust'])}" in said
+    assert f"{100 * mix['fgsm']['value']:.1f} % under FGSM, {share(mix['card']['after']['robust'])}" in said
+    certified = record("certify/mnist5k")
+    assert f"{100 * certified['crown']['certified']:.1f} % proved" in said
+    assert f"{100 * certified['attacked_quick_1000']:.1f} % under attack" in said
+    nets = record("diagnose/confusion")
+    assert f"{sum(one['right'] for one in nets['masked'])} of {len(nets['masked'])} masked nets" in said
+    assert f"{sum(not one['findings'] for one in nets['honest'])} honest nets" in said
+    races = page("comparison.md")
+    for words in ("from 7 images below", "73 of 77", "1/22", "1/49"):
+        assert words in said
+        assert words.replace("from ", "between ").replace("73 of 77", "Of 77 such races 73") in races
+    hops, benign = record("guard-streams")["hopskipjump"], record("guard-streams")["benign"]
+    assert f"{hops['alert before success']} of {hops['judged']} sessions before success, after" in said
+    assert f"after {hops['median queries to the alert']} queries" in said
+    assert f"no alarm in {sum(benign['sessions'].values())} benign sessions" in said
