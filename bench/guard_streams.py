@@ -24,7 +24,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from guard import Child, engine
+from guard_ring import Child, engine
 from models import EPS, load_split
 from sparring.guard import calibrate
 from sparring.guard.events.store import Store

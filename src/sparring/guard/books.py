@@ -24,8 +24,10 @@ from sparring.guard.watch.profile import seen_of
 from sparring.guard.watch.stream import Seen
 
 LOG = logging.getLogger("sparring.guard")
-LINGER = 0.02
-"""Seconds that a first batch waits for others."""
+LINGER, LONGEST = 20.0, 0.03
+"""How long a first batch waits for others: so many times as long as the last work took, at most so many seconds. Few
+at a time cost more each, which matters only while there are many.
+"""
 MOST = 64
 """Batches waiting for this thread, from which on whoever brings more does its work."""
 CLOSE_CALL = 0.2
@@ -87,12 +89,15 @@ class Books:
         self.settle()
 
     def _run(self) -> None:
+        took = 0.0
         while not self._closing:
             self._news.wait()
             if not self._closing:
-                time.sleep(LINGER)
+                time.sleep(min(LINGER * took, LONGEST))
             self._news.clear()
+            start = time.perf_counter()
             self.settle()
+            took = time.perf_counter() - start
 
     def _entered(self, batches: Sequence[Batch], promises: Sequence[asyncio.Future[bool]]) -> bool:
         """Write down, count, and pass on to the watch; False where the writer does not take it."""

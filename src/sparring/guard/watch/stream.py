@@ -27,7 +27,6 @@ HALF = (0.4, 0.6)
 """Ratio of successive updates on one line that is a bisection's."""
 LATER = np.triu(np.ones((MOST - WINDOW, MOST - WINDOW), bool))
 """Which of the new images are no earlier than which, so that none is its own neighbour."""
-ROWS = np.arange(MOST - WINDOW)
 RECENT = 4
 """A film's nearest neighbours are younger than this many images."""
 RARE = 0.002
@@ -126,15 +125,14 @@ class _Cluster:
 
 class _Geometry(NamedTuple):
     """Of new rows: squared distances to all rows, the nearest and how far it is, the highest cosine of embeddings; and
-    of every two steps, whether the second halves the first on its line, and whether both move at all.
+    of the last two steps, whether the second halves the first on its line, None where one of them does not move.
     """
 
     gaps: np.ndarray
     near: list[int]
     distances: list[float]
     cosines: list[float]
-    halving: list[bool]
-    moved: list[bool]
+    halving: list[bool | None]
 
 
 @dataclass(eq=False)
@@ -179,30 +177,35 @@ class Stream:
         gaps += squares
         gaps += squares[start:, None]
         cosines = self._embeds[start:end] @ self._embeds[:end].T
-        later = LATER[:n, :n]
-        gaps[:, start:][later], cosines[:, start:][later] = np.inf, -1.0
-        near = gaps.argmin(1)
-        distances = np.sqrt(np.maximum(gaps[ROWS[:n], near], 0) / rows.shape[1])
-        for i in np.flatnonzero(distances < 2 * radius):  # products of float32 are too coarse for these
-            near[i], distances[i] = self._exactly(gaps[i], start + int(i))
-        halving, moved = _halving(rows[max(0, start - 2) :], n)
-        return _Geometry(gaps, near.tolist(), distances.tolist(), cosines.max(1).tolist(), halving, moved)
+        if n == 1:
+            gaps[0, start], cosines[0, start] = np.inf, -1.0
+        else:
+            later = LATER[:n, :n]
+            gaps[:, start:][later], cosines[:, start:][later] = np.inf, -1.0
+        near: list[int] = gaps.argmin(1).tolist()
+        least = [max(0.0, float(gaps[i, row])) for i, row in enumerate(near)]
+        for i, gap in enumerate(least):
+            if gap < (2 * radius) ** 2 * rows.shape[1]:  # products of float32 are too coarse for these
+                near[i], least[i] = self._exactly(gaps[i], gap, start + i)
+        distances = [math.sqrt(gap / rows.shape[1]) for gap in least]
+        return _Geometry(gaps, near, distances, cosines.max(1).tolist(), _halving(rows[max(0, start - 2) :], n))
 
-    def _exactly(self, gaps: np.ndarray, here: int) -> tuple[int, float]:
-        """The nearest of the rows that may be it, and its root mean square distance."""
-        close = np.flatnonzero(gaps <= gaps.min() + ROUNDING)
+    def _exactly(self, gaps: np.ndarray, least: float, here: int) -> tuple[int, float]:
+        """The nearest of the rows that may be it, and the square of how far it is."""
+        close = (gaps <= least + ROUNDING).nonzero()[0]
         apart = self._thumbs[close] - self._thumbs[here]
         exact = np.einsum("ij,ij->i", apart, apart)
         best = int(exact.argmin())
-        return int(close[best]), math.sqrt(float(exact[best]) / apart.shape[1])
+        return int(close[best]), float(exact[best])
 
     def _one(self, seen: Seen, here: int, i: int, geometry: _Geometry, limits: Limits) -> dict[str, bool]:
         near, distance = geometry.near[i], geometry.distances[i]
         cluster = self._clusters[near] if distance < limits.radius else _Cluster(seen.label)
         signs: dict[str, bool] = {}
         if distance >= SAME:
-            if here > 1 and geometry.moved[i - len(geometry.near)]:
-                signs["bisect"] = geometry.halving[i - len(geometry.near)]
+            halving = geometry.halving[i - len(geometry.near)] if here > 1 else None
+            if halving is not None:
+                signs["bisect"] = halving
             if distance < limits.radius:
                 signs |= self._of_repeated(seen, cluster, near, here)
             elif distance > 2 * limits.radius and not self._goes_on(seen, geometry.gaps[i], here, limits.radius):
@@ -228,10 +231,10 @@ class Stream:
         return signs
 
     def _room(self, images: Sequence[Seen]) -> int:
-        """Where the images were put: the arrays grow to `MOST` rows, then the oldest are forgotten."""
+        """Where the images were put: the arrays grow to `MOST` rows, then all but the last `WINDOW` are forgotten."""
         here, n = len(self._labels), len(images)
         if here + n > MOST:
-            gone = here + n - MOST
+            gone = here - WINDOW
             for rows in (self._thumbs, self._embeds):
                 rows[: here - gone] = rows[gone:here].copy()
             self._squares[: here - gone] = self._squares[gone:here].copy()
@@ -249,18 +252,19 @@ class Stream:
         return here
 
 
-def _halving(rows: np.ndarray, n: int) -> tuple[list[bool], list[bool]]:
-    """Of the last `n` steps, at most as many as there are pairs of steps: halves it the one before, on its line, and do
-    both move at all?
+def _halving(rows: np.ndarray, n: int) -> list[bool | None]:
+    """Of the last `n` steps, at most as many as there are pairs of steps: does it halve the one before, on its line?
+    None where one of the two does not move.
     """
     steps = rows[1:] - rows[:-1]
-    along = np.einsum("ij,ij->i", steps[1:], steps[:-1])
-    long = np.sqrt(np.einsum("ij,ij->i", steps, steps))
-    after, before = long[1:], long[:-1]
-    ratio = after / np.maximum(before, 1e-12)
-    halving = (np.abs(along) > STRAIGHT * after * before) & (ratio > HALF[0]) & (ratio < HALF[1])
-    moved = np.minimum(after, before) >= SAME * math.sqrt(rows.shape[1])
-    return halving[-n:].tolist(), moved[-n:].tolist()
+    squares: list[float] = np.einsum("ij,ij->i", steps, steps).tolist()
+    along: list[float] = np.einsum("ij,ij->i", steps[1:], steps[:-1]).tolist()
+    least, found = SAME**2 * rows.shape[1], list[bool | None]()
+    for before, after, product in zip(squares, squares[1:], along, strict=False):
+        straight = product**2 > STRAIGHT**2 * after * before
+        half = HALF[0] ** 2 * before < after < HALF[1] ** 2 * before
+        found.append(straight and half if min(after, before) >= least else None)
+    return found[-n:]
 
 
 def _of_new(seen: Seen, cosine: float, limits: Limits) -> dict[str, bool]:
