@@ -14,6 +14,8 @@ from sparring.auditing.findings import FINDINGS
 from sparring.auditing.preflight import Preflight
 from sparring.auditing.report import Finding
 from sparring.auditing.request import Request
+from sparring.diagnosis.detours import Averaged, Detoured
+from sparring.diagnosis.indirect import ThroughSurrogate
 from sparring.diagnosis.precision import more_precise, rescaled
 from sparring.diagnosis.randomised import ATTACKS, Drawn, drawn
 from sparring.diagnosis.repair import JUDGED_ON, Repair, repaired
@@ -108,6 +110,7 @@ def escalated(
         *extra,
         PGD(steps=LONG, loss="margin", restarts=2),
         MultiTargeted(steps=LONG // 2, targets=5, random_start=True),
+        *_other_detours(request, left),
         Square(queries=SEARCH // 5 if request.effort == "quick" else SEARCH),
     ]
     if not any(attack.access == "gradients" for attack in request.used(evaluation)):
@@ -115,15 +118,39 @@ def escalated(
     return _also(request, evaluation, left, battery, "what still stands", LOOK_MASKED)
 
 
+def _other_detours(request: Request, left: Sequence[int]) -> list[Attack]:
+    """Long attacks along the ways around a blocked gradient that were not the best one, and along the mean of all;
+    where nothing looked blocked so far, along all that help on the images at `left`.
+    """
+    found = request.model if isinstance(request.model, Detoured) else None
+    ways = [] if found is None else found.others
+    if found is None and isinstance(request.threat, ThreatModel) and request.targets is None:
+        seen, labels = _shown(request, left[:JUDGED_ON])
+        repair = repaired(request.model, seen, labels, request.threat)
+        found = None if repair is None else repair.model
+        ways = [] if found is None else [found, *found.others]
+    if found is None or not ways:
+        return []
+    long, mean = PGD(steps=LONG, loss="margin"), Averaged([found, *found.others])
+    return [
+        *(ThroughSurrogate(surrogate=way, attack=long, learnt=f"another detour: {way.ways}") for way in ways),
+        ThroughSurrogate(surrogate=mean, attack=replace(long, restarts=2), learnt="the mean of all detours"),
+    ]
+
+
+def _shown(request: Request, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """The images at `rows` and their labels, where the model is."""
+    device = device_of(request.model, request.images[0:1])
+    seen = Subset(request.images, list(rows))[0 : len(rows)].detach().to(device)
+    return seen, request.labels[torch.tensor(list(rows))].to(device)
+
+
 def _scaled_down(request: Request, evaluation: Evaluation, findings: Sequence[Finding]) -> Evaluation:
     """What stands, attacked with the cross-entropy of smaller logits where that of the model's own vanishes."""
     left = unproved(request, evaluation)
     if "vanishing-cross-entropy" not in {f.code for f in findings} or not left or request.targets is not None:
         return evaluation
-    rows = left[:JUDGED_ON]
-    device = device_of(request.model, request.images[0:1])
-    seen = Subset(request.images, rows)[0 : len(rows)].to(device)
-    model = rescaled(request.model, seen, request.labels[torch.tensor(rows)].to(device))
+    model = rescaled(request.model, *_shown(request, left[:JUDGED_ON]))
     again = replace(request, model=model)
     more = again.again(left, [PGD(steps=SCALED_STEPS)], "remedies: smaller logits", keep=True)
     plain = [replace(record, margin=None) for record in more.records]  # theirs are in other units

@@ -36,14 +36,16 @@ class Detour:
     cut: bool = False
 
     def __str__(self) -> str:
+        wide = "" if self.kind == "skip" else f", width {self.width:g}"
         if self.kind == "bridge":
-            return f"{self.start} to {self.to or 'the output'}"
-        return f"before {self.to}" if self.kind in ENTRANCES else self.to
+            return f"{self.start} to {self.to or 'the output'}{wide}"
+        return f"before {self.to}{wide}" if self.kind in ENTRANCES else f"{self.to}{wide}"
 
 
 class Detoured(nn.Module):
     """`inner` with detours: forward bit for bit what it was. The fits are made on `images` (N, ...) once. Only where a
-    bridge to the output `shows_logits` do passes with gradients return those, for the same decisions.
+    bridge to the output `shows_logits` do passes with gradients return those, for the same decisions. others: the same
+    model with other detours that help, too.
     """
 
     def __init__(self, inner: nn.Module, detours: Sequence[Detour], images: Tensor) -> None:
@@ -54,8 +56,14 @@ class Detoured(nn.Module):
         self._elementwise: dict[str, bool] = {}
         self._joints: dict[str, Joint] = {}
         self.shows_logits = False
+        self.others: list[Detoured] = []  # a list hides them: they are no part of the model
         with torch.no_grad():
             self._pass(images, images, fitting=True)
+
+    @property
+    def ways(self) -> str:
+        """The detours in words."""
+        return ", ".join(f"{detour.kind} {str(detour)!r}" for detour in self.detours)
 
     def extra_repr(self) -> str:
         """What the digest of the model must tell apart."""
@@ -158,6 +166,22 @@ class Detoured(nn.Module):
             return joined(output, affine(h, self._fits[detour.to], output))
 
         return before, after
+
+
+class Averaged(nn.Module):
+    """The answers of the first of several models that answer alike, with the mean of all their gradients."""
+
+    def __init__(self, models: Sequence[Detoured]) -> None:
+        super().__init__()
+        self.models = nn.ModuleList(models)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The true model's output."""
+        if not torch.is_grad_enabled() or not images.requires_grad:
+            output: Tensor = self.models[0](images)
+            return output
+        found = [model(images) for model in self.models]
+        return joined(found[0].detach(), torch.stack(found).mean(0))
 
 
 def smoothed_slope(module: nn.Module, at: Tensor, width: float) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from sparring.problem import check_classes
 from sparring.threat import ThreatModel
 
 STEPS = 8
-WIDTHS = (0.25, 1.0)
+WIDTHS = (0.25, 0.5, 1.0)
 ENTRANCES = 3
 """Submodules, the first that run, before which a detour from the image itself is tried."""
 AFFINE = 0.5
@@ -30,6 +30,8 @@ BETTER = 0.01
 SMOOTH = 0.9
 """Share that an elementwise function must explain of what happens between two submodules to stand in for it."""
 JUDGED_ON = 32
+OTHERS = 3
+"""Detours besides the best one that an audit goes, too."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,10 +49,9 @@ class Repair:
     def __str__(self) -> str:
         own = "has no gradient to follow" if self.own is None else f"leaves a mean margin of {self.own:.3g}"
         where = ", ".join(map(repr, self.blocked)) if self.blocked else "no single submodule"
-        ways = ", ".join(f"{detour.kind} {str(detour)!r}" for detour in self.model.detours)
         return (
             f"it stops at {where}; on {self.images} images a short attack with the model's own gradient {own}, "
-            f"with a detour ({ways}) a mean margin of {self.mended:.3g}"
+            f"with a detour ({self.model.ways}) a mean margin of {self.mended:.3g}"
         )
 
 
@@ -63,19 +64,28 @@ def repaired(model: Model, images: Tensor, labels: Tensor, threat: ThreatModel) 
         check_classes(Untargeted(labels), _answers(model, images).shape[1])
         trace = traced(model, images, labels)
         own = margin_left(model, images, labels, threat)
-        best: tuple[float, Detoured] | None = None
+        clean = float(class_margin(_answers(model, images), labels).mean())
+        found: list[tuple[float, Detoured]] = []
         for detours in candidates(model, trace, images):
+            if any(whole(detours) == whole(other.detours) for _, other in found):
+                continue  # the same, cut where no cut is needed
             try:
                 detoured = Detoured(model, detours, images)
                 left = margin_left(detoured, images, labels, threat)
             except (SparringError, RuntimeError):
                 continue
-            if left is not None and (best is None or left < best[0]):
-                best = (left, detoured)
-        clean = float(class_margin(_answers(model, images), labels).mean())
-    if best is None or (own is not None and best[0] > own - 0.05 * abs(clean - own) - 0.02 * abs(clean)):
+            if left is not None and (own is None or left < own - 0.05 * abs(clean - own) - 0.02 * abs(clean)):
+                found.append((left, detoured))
+    if not found:
         return None
-    return Repair(best[1], blocking(trace), own, best[0], len(images))
+    (least, best), *rest = sorted(found, key=lambda one: one[0])
+    best.others = [detoured for _, detoured in rest[:OTHERS]]
+    return Repair(best, blocking(trace), own, least, len(images))
+
+
+def whole(detours: Sequence[Detour]) -> list[Detour]:
+    """The same without cuts."""
+    return [replace(detour, cut=False) for detour in detours]
 
 
 def blocking(trace: Trace) -> tuple[str, ...]:
