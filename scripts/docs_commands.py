@@ -31,8 +31,8 @@ def pages() -> dict[str, str]:
 
 
 def flags(command: Any) -> list[str]:
-    """Every spelling of every flag, those of its subcommands too."""
-    params = [parameter for part in (command, *_parts(command).values()) for parameter in part.params]
+    """Every spelling of every flag that is shown, those of its subcommands too."""
+    params = [p for part in (command, *_parts(command).values()) for p in part.params if not p.hidden]
     return [flag for parameter in params for flag in (*parameter.opts, *parameter.secondary_opts)]
 
 

@@ -16,12 +16,15 @@ import sparring
 
 UNDOCUMENTED_ROOMS = ("cli",)
 """The commands have pages of their own."""
+INNER_ROOMS = ("defenses.detectors", "defenses.transforms")
+"""Packages one level down whose names are for users."""
 
 
 def rooms() -> list[str]:
-    """The flat files and packages directly below `sparring`."""
+    """The flat files and packages directly below `sparring`, and the inner ones."""
     found = [module.name for module in pkgutil.iter_modules(sparring.__path__)]
-    return [name for name in found if name not in UNDOCUMENTED_ROOMS and not name.startswith("_")]
+    outer = [name for name in found if name not in UNDOCUMENTED_ROOMS and not name.startswith("_")]
+    return sorted((*outer, *INNER_ROOMS))
 
 
 def pages() -> dict[str, str]:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import inspect
 import re
+import tomllib
+from types import ModuleType
 
 import pytest
 from scripts import (
@@ -206,6 +209,23 @@ def test_the_attributes_of_public_classes_are_in_the_reference() -> None:
     for attribute in ("clean_accuracy", "robust_accuracy", "attack_success_rate"):
         assert f"### Evaluation.{attribute}".replace("_", "\\_") in page
     assert "| `missed_bound` |" in page
+
+
+@pytest.mark.parametrize("room", ["attacks", "defenses", "defenses.detectors", "defenses.transforms", "perturbations"])
+def test_every_name_of_a_public_package_is_in_the_reference(room: str) -> None:
+    package, page = importlib.import_module(f"sparring.{room}"), REFERENCE_PAGES[f"reference/{room}.md"]
+    for name in package.__all__:
+        if not isinstance(getattr(package, name), ModuleType):
+            assert f"{{ #{room}.{name} }}" in page, name
+
+
+def test_the_readme_names_every_command_and_extra() -> None:
+    readme = (build_docs.ROOT / "README.md").read_text(encoding="utf-8")
+    for name in docs_commands.commands():
+        assert f"| `sparring {name}` |" in readme
+    settings = tomllib.loads((build_docs.ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    for extra in settings["project"]["optional-dependencies"]:
+        assert f"`{extra}`" in readme, extra
 
 
 def test_every_error_is_in_the_reference() -> None:
