@@ -74,6 +74,8 @@ def test_the_pages_in_a_browser(watched, browser) -> None:
         assert page.evaluate("document.documentElement.scrollWidth") <= 400, path
         assert page.locator("h1").count() == 1
         assert page.evaluate("document.querySelectorAll('script').length") == 0
+    page.locator("img").first.scroll_into_view_if_needed()
+    page.wait_for_load_state("networkidle")
     assert page.locator("img").first.evaluate("image => image.complete && image.naturalWidth") == 8
     assert problems == []
     page.goto(watched.url + "/operator/review")
