@@ -21,7 +21,7 @@ import sparring as sp
 
 model = sp.load_model("digits-cnn")
 images, labels = sp.load_data("digits", n=20)
-report = sp.audit(model, images, labels, sp.ThreatModel("linf", 0.1), attacks=["pgd"])
+report = sp.audit(model, images, labels, sp.ThreatModel("linf", 0.1), effort="quick")
 for finding in report.findings:
     print(finding.severity, finding.code, "|", finding.evidence)
 print(report.findings[0].replay)

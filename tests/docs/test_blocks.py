@@ -58,6 +58,12 @@ def test_the_example_of_a_finding_raises_it(name: str, tmp_path: Path) -> None:
     assert printed.startswith(("resolved:", "unresolved:")), name
 
 
+@pytest.mark.slow
+def test_the_example_of_all_findings_runs(tmp_path: Path) -> None:
+    ((_, printed),) = docs_run.execute(docs_findings.pages()["findings/index.md"], "findings/index.md", tmp_path)
+    assert "sp.evaluate(" in printed, "the script that shows it again"
+
+
 def test_only_shells_and_paths_are_left_out() -> None:
     """A block of python is never skipped, and a block that stands for itself has a language."""
     for name, path in WRITTEN.items():
