@@ -46,7 +46,7 @@ class Untargeted:
         return _answered(logits) & (logits.argmax(1) != self.labels)
 
     def select(self, mask: Tensor | slice) -> Untargeted:
-        """The goal of the images where `mask` is true, or of a slice."""
+        """The goal of the images where `mask` is true, at these places, or of a slice."""
         return Untargeted(self.labels[mask])
 
     def to(self, device: torch.device | str) -> Untargeted:
@@ -83,7 +83,7 @@ class Targeted:
         return _answered(logits) & (logits.argmax(1) == self.targets)
 
     def select(self, mask: Tensor | slice) -> Targeted:
-        """The goal of the images where `mask` is true, or of a slice."""
+        """The goal of the images where `mask` is true, at these places, or of a slice."""
         return Targeted(self.targets[mask], None if self.leaving is None else self.leaving[mask])
 
     def to(self, device: torch.device | str) -> Targeted:

@@ -44,6 +44,12 @@ class Ledger:
         """A ledger of zeros."""
         return cls(torch.zeros(n, dtype=torch.int64), torch.zeros(n, dtype=torch.int64))
 
+    def count(self, rows: Tensor, forwards: int, backwards: int = 0) -> None:
+        """Bill so many passes to each of `rows`, int64 (M,) on the CPU; to one that comes twice, twice."""
+        for spent, passes in ((self.forwards, forwards), (self.backwards, backwards)):
+            if passes:
+                spent.index_add_(0, rows, torch.full_like(rows, passes))
+
     def heard(self, parts: list[Tensor]) -> Tensor:
         """The logits (N, K) of several batches as one; NaN among them is counted in a note."""
         logits = torch.cat(parts)

@@ -90,19 +90,19 @@ class Problem:
     def __len__(self) -> int:
         return len(self.images)
 
-    def select(self, mask: Tensor) -> Problem:
-        """The images where `mask` (N,) is true; ledger and streams are shared."""
+    def select(self, chosen: Tensor) -> Problem:
+        """The images where `chosen` (N,) is true, or at these places (also twice); ledger and streams are shared."""
         return Problem(
             self.model,
-            self.images[mask],
-            self.goal.select(mask),
+            self.images[chosen],
+            self.goal.select(chosen),
             self.threat,
-            self.region.select(mask),
-            self.streams.select(mask),
+            self.region.select(chosen),
+            self.streams.select(chosen),
             self.ledger,
-            self.rows[mask.cpu()],
+            self.rows[chosen.cpu()],
             self.plan,
-            None if self.aim is None else self.aim.select(mask),
+            None if self.aim is None else self.aim.select(chosen),
             self.draws,
         )
 
@@ -126,7 +126,7 @@ class Problem:
         """Logits (N, K) at `points`, without gradients. Counts one forward per image."""
         with torch.no_grad():
             parts = [self._answer(points[part], self.goal.select(part)) for part in self._parts()]
-        self.ledger.forwards[self.rows] += self.draws
+        self.ledger.count(self.rows, self.draws)
         return self.ledger.heard(parts)
 
     def logits_at(self, points: Tensor, owners: Tensor) -> Tensor:
@@ -136,8 +136,7 @@ class Problem:
         asked = self.goal.select(owners)
         with torch.no_grad():
             parts = [self._answer(points[part], asked.select(part)) for part in self._parts(len(points))]
-        rows = self.rows[owners.cpu()]
-        self.ledger.forwards.index_add_(0, rows, torch.full_like(rows, self.draws))
+        self.ledger.count(self.rows[owners.cpu()], self.draws)
         return self.ledger.heard(parts) if parts else points.new_zeros((0, 2))
 
     def gradient(self, points: Tensor, loss: str | Loss) -> Gradient:
@@ -159,8 +158,7 @@ class Problem:
                 drawn_logits.append(z.detach())
             values.append(torch.stack(drawn_values).mean(0))
             logits.append(_farthest(drawn_logits, self.goal.select(part)))
-        self.ledger.forwards[self.rows] += self.draws
-        self.ledger.backwards[self.rows] += self.draws
+        self.ledger.count(self.rows, self.draws, self.draws)
         return Gradient(self._finite(grads), torch.cat(values), self.ledger.heard(logits))
 
     def nearest_rival(self, points: Tensor, classes: Tensor, distance: Distance) -> Rival:
@@ -176,8 +174,7 @@ class Problem:
             chosen = (torch.arange(len(far), device=far.device), far.argmin(1))
             grads[part] = gradients[chosen]
             rest.append((leads[chosen], logits, far))
-        self.ledger.forwards[self.rows] += self.draws
-        self.ledger.backwards[self.rows] += self.draws * classes.shape[1]
+        self.ledger.count(self.rows, self.draws, self.draws * classes.shape[1])
         values, answers, distances = zip(*rest, strict=True)
         return Rival(grads, torch.cat(values), self.ledger.heard(list(answers)), torch.cat(distances))
 

@@ -75,13 +75,15 @@ class Streams:
     def _open(self) -> list[np.random.Generator]:
         return [stream.generator for stream in self._each()]
 
-    def select(self, mask: Tensor) -> Streams:
-        """Streams of the images where `mask` (N,) is true; they go on where they are, shared with this one."""
-        kept = mask.nonzero().flatten().tolist()
-        chosen = Streams(self._seed, self._purpose, [self._digests[i] for i in kept])
+    def select(self, chosen: Tensor) -> Streams:
+        """Streams of the images where `chosen` (N,) is true, or at these places; they go on where they are, shared with
+        this one. An image that is chosen twice draws twice.
+        """
+        kept = (chosen.nonzero().flatten() if chosen.dtype == torch.bool else chosen).tolist()
+        part = Streams(self._seed, self._purpose, [self._digests[i] for i in kept])
         streams = self._each()
-        chosen._streams = [streams[i] for i in kept]
-        return chosen
+        part._streams = [streams[i] for i in kept]
+        return part
 
     def uniform(self, shape: Sequence[int], like: Tensor) -> Tensor:
         """Draws in [0, 1) of shape (N, *shape), on the device and in the dtype of `like`."""

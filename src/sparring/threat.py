@@ -205,7 +205,7 @@ class Region:
         return cls(originals, lower, upper, threat.norm, threat.eps)
 
     def select(self, mask: Tensor) -> Region:
-        """The region of the images where `mask` is true."""
+        """The region of the images where `mask` is true, or at these places."""
         return Region(self.originals[mask], self.lower[mask], self.upper[mask], self.norm, self.eps)
 
     def project(self, candidates: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import sparring as sp
-from sparring.auditing import Finding, Report, curves, insight
+from sparring.auditing import Finding, Report, curves, insight, remedies
 
 EPS = 0.15
 
@@ -73,11 +73,16 @@ class OnlyAtData(torch.autograd.Function):
 
 
 def audited(model: nn.Module, data: Any, eps: float = EPS, *, norm: str = "linf", **options: Any) -> Report:
-    """A quick audit with short curves and without a diagnosis; every finding's script is run on what was audited, and
-    has something to say.
+    """A quick audit with short curves and remedies and without a diagnosis; every finding's script is run on what was
+    audited, and has something to say.
     """
     options.setdefault("effort", "quick")
-    with mock.patch.object(curves, "STEPS", (1.0, 2.0)), mock.patch.object(insight, "SAMPLE", 0):
+    with (
+        mock.patch.object(curves, "STEPS", (1.0, 2.0)),
+        mock.patch.object(insight, "SAMPLE", 0),
+        mock.patch.object(remedies, "LONG", 20),
+        mock.patch.object(remedies, "SEARCH", 1000),
+    ):
         report = sp.audit(model, *data, sp.ThreatModel(norm, eps), **options)
     for finding in report.findings:
         said = replayed(finding.replay, model=model, images=data[0], labels=data[1], **options)

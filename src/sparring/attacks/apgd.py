@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sparring import losses
-from sparring.attacks.ascent import Best
+from sparring.attacks.ascent import TOGETHER, Best, side_by_side
 from sparring.attacks.base import Attack, at_least, checked_flag
 from sparring.goal import Targeted
 from sparring.losses import Loss
@@ -65,14 +65,21 @@ class APGD(Attack):
         """The best iterate of all runs, per image."""
         best, rows = Best(problem), torch.arange(len(problem), device=problem.images.device)
         classes = _strongest_wrong(problem, self.targets)
-        for run in range(self.restarts * max(1, classes.shape[1])):
-            aimed = problem.aiming(classes[rows, run // self.restarts]) if classes.shape[1] else problem
-            left = self._climb(aimed, rows, best)
-            if self.early_stop:
-                problem, rows = problem.select(torch.isin(rows, left)), left
-            if len(rows) == 0:
-                break
+        for start in range(0, max(1, classes.shape[1]), TOGETHER):
+            for _ in range(self.restarts):
+                aims = classes[rows, start : start + TOGETHER]
+                if aims.shape[1]:
+                    unsolved, _values = side_by_side(problem, rows, best, aims, self._towards)
+                else:
+                    unsolved = torch.isin(rows, self._climb(problem, rows, best))
+                if self.early_stop:
+                    problem, rows = problem.select(unsolved), rows[unsolved]
+                if len(rows) == 0:
+                    return best.points
         return best.points
+
+    def _towards(self, problem: Problem, best: Best) -> Tensor:
+        return self._climb(problem, torch.arange(len(problem), device=problem.images.device), best)
 
     def _climb(self, problem: Problem, rows: Tensor, best: Best) -> Tensor:
         """One run from a random start; returns the rows (M,) still unsolved."""

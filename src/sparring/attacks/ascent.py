@@ -87,6 +87,28 @@ def ascend(
     return torch.cat([rows[~problem.solved(logits)], *given_up]).sort().values
 
 
+TOGETHER = 3
+"""Classes that an image is pulled to in one batch: few images alone would waste most of a processor."""
+
+
+def side_by_side(
+    problem: Problem, rows: Tensor, best: Best, classes: Tensor, climb: Callable[[Problem, Best], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Pull every image to each of its `classes` (M, k), all in one batch, and offer to `best` what came of it.
+
+    climb: takes a problem of M·k images and where its points go, returns the rows still unsolved. Returns who is
+    unsolved by every class, bool (M,), and the largest loss that each class came to, (M, k).
+    """
+    m, k = classes.shape
+    several = problem.select(torch.arange(m, device=rows.device).repeat(k)).aiming(classes.T.flatten())
+    near, unsolved = Best(several), torch.zeros(m * k, dtype=torch.bool, device=rows.device)
+    unsolved[climb(several, near)] = True
+    for start in range(0, m * k, m):
+        part = slice(start, start + m)
+        best.offer(rows, near.points[part], near.met[part], near.values[part])
+    return unsolved.view(k, m).all(0), near.values.view(k, m).T
+
+
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": lambda progress: 1.0,
     "linear": lambda progress: 1 - progress,
