@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -221,6 +222,29 @@ def test_a_closed_guard_keeps_every_acknowledged_event_through_postgresqls_death
         service.settle()
         assert accepted >= 8
         assert service.guard.store.count() - before >= accepted
+
+
+@pytest.mark.parametrize("events", ["open", "closed"])
+def test_a_slow_database_delays_closed_answers_only_and_loses_nothing(
+    digits_net, digits_data, postgres, events: str
+) -> None:
+    """Another one's transaction holds the table for a while."""
+    with running(digits_net, database=postgres.url, events=events) as service:
+        client, store = service.client(), service.guard.store
+        assert infer(client, digits_data[0][:1], True).status_code == 200
+        service.settle()
+        before = store.count()
+        with ThreadPoolExecutor(1) as pool:
+            with store.begin() as connection:
+                connection.exec_driver_sql("LOCK TABLE events IN ACCESS EXCLUSIVE MODE")
+                waiting = pool.submit(infer, client, digits_data[0][:3], True)
+                time.sleep(0.6)
+                assert waiting.done() is (events == "open")
+                assert client.get("/healthz").status_code == 200
+            assert waiting.result().status_code == 200
+        service.settle()
+        assert store.count() == before + 3
+        assert service.guard.writer.dropped == 0
 
 
 def test_kill_9_of_the_process_loses_nothing_that_was_acknowledged(digits_data, tmp_path) -> None:
