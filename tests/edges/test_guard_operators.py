@@ -22,6 +22,7 @@ from sparring.errors import ConfigError
 from sparring.guard import Engine, calibrate
 from sparring.guard.clients import new_token
 from sparring.guard.events.tables import EVENTS
+from sparring.guard.spar.calm import false_alarms
 from sparring.guard.spar.remote import check_target
 from sparring.guard.spar.session import Ring, spar, summary
 from sparring.guard.watch import benign
@@ -151,6 +152,14 @@ def test_sparring_over_http_finds_alerts_and_nothing_is_confused(watched, digits
         ring, "careful", images[right[:1]], labels[right[:1]], watched.guard.store, cover=images[:50], first=200
     )
     assert careful[0].queries >= 100
+    calm = false_alarms(ring, images[:100], watched.guard.store, sessions=4, first=300)
+    assert calm["false alarms"] == 0
+    assert calm["refused"] == 0
+    assert 80 <= calm["images"] <= 240
+    again = torch.cat([images[:1] + 0.5**step * (images[1:2] - images[:1]) for step in range(60)])
+    with pytest.MonkeyPatch.context() as patch:  # what is benign is another module's to say: here it is an attack
+        patch.setattr(benign, "sessions", lambda *_: iter([again]))
+        assert false_alarms(ring, again, watched.guard.store, sessions=1, first=310)["false alarms"] >= 1
 
 
 def test_an_alerted_client_meets_what_the_policy_says(digits_net, digits_data, tmp_path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -41,9 +42,8 @@ def _needs_extra() -> None:
     from sparring.errors import MissingExtraError
 
     try:
-        import fastapi  # noqa: F401
-        import sqlalchemy  # noqa: F401
-        import uvicorn  # noqa: F401
+        for name in ("fastapi", "sqlalchemy", "uvicorn"):
+            import_module(name)
     except ImportError as error:
         raise MissingExtraError("sparring guard", "guard") from error
 
@@ -235,19 +235,17 @@ def reaudit(
         raise ConfigError("what is declared now is another stack than the one that is served: send the guard SIGHUP")
     if key and hasattr(os, "nice"):
         os.nice(19)  # beside the guard that started it
-    row = reaudited(
+    store, options = _store(table), {"effort": table.reaudit_effort, "key": key}
+    served, data, threat = (
         attacked(settings, engine, str(stacks.FOLDER)),
-        engine.digest,
         declared_data(settings),
         declared_threat(settings),
-        _store(table),
-        images=table.reaudit_images,
-        effort=table.reaudit_effort,
-        key=key,
-        report=out / "report.html",
+    )
+    row = reaudited(
+        served, engine.digest, data, threat, store, images=table.reaudit_images, report=out / "report.html", **options
     )
     if accept:
-        comparison.accept(_store(table), row["key"])
+        comparison.accept(store, row["key"])
     typer.echo(row["verdict"])
     raise typer.Exit(int(row["worse"] and not accept))
 
@@ -259,7 +257,9 @@ def spar(
     url: Annotated[str, typer.Option(help="The guard, --url http://127.0.0.1:8765.")] = "http://127.0.0.1:8765",
     attack: Annotated[
         list[str] | None,
-        typer.Option(help="square, hopskipjump, nes or careful, --attack square; repeat it. Default: all."),
+        typer.Option(
+            help="square, hopskipjump, nes, careful, or benign (none), --attack square; repeat it. Default: all."
+        ),
     ] = None,
     queries: Annotated[int, typer.Option(help="Per session, at most, --queries 500.", min=1, max=20_000)] = 300,
     seconds: Annotated[float, typer.Option(help="Per session, at most, --seconds 60.", min=1)] = 60.0,

@@ -70,10 +70,7 @@ class Remote:
 
     def _sent(self, image: Tensor) -> tuple[int | None, float]:
         """Label and confidence; None for an image that got no answer."""
-        raw = image.contiguous().numpy().astype("<f4").tobytes()
-        given = {"name": "images", "datatype": "FP32", "shape": list(image.shape)}
-        text = json.dumps({"inputs": [given | {"parameters": {"binary_data_size": len(raw)}}]}).encode()
-        answer = self.client.post(self.url, content=text + raw, headers={HEADER: str(len(text))})
+        answer = sent(self.client, self.url, image)
         if answer.status_code != 200:
             self.refused += 1
             return None, 0.0
@@ -88,6 +85,14 @@ class Remote:
         logits = torch.full((1, self.classes), float(torch.log(torch.tensor((1 - share) / (self.classes - 1)))))
         logits[0, label] = float(torch.log(torch.tensor(share)))
         return logits.clamp(-SURE, 0)
+
+
+def sent(client: httpx.Client, url: str, images: Tensor) -> httpx.Response:
+    """The answer to images (N, C, H, W), sent as a binary tensor."""
+    raw = images.contiguous().numpy().astype("<f4").tobytes()
+    given = {"name": "images", "datatype": "FP32", "shape": list(images.shape)}
+    text = json.dumps({"inputs": [given | {"parameters": {"binary_data_size": len(raw)}}]}).encode()
+    return client.post(url, content=text + raw, headers={HEADER: str(len(text))})
 
 
 def connection(url: str, number: int, token: str = "") -> httpx.Client:

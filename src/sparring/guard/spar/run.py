@@ -9,10 +9,12 @@ from torch import Tensor
 
 from sparring.errors import InputError, UnsupportedError
 from sparring.guard.events.store import Store
+from sparring.guard.spar.calm import false_alarms
 from sparring.guard.spar.session import KINDS, Bout, Ring, spar, summary
 from sparring.model import Model, frozen_eval, logits_of
 from sparring.threat import ThreatModel
 
+BENIGN = "benign"
 Result = dict[str, tuple[dict[str, float | int | None], list[Bout]]]
 
 
@@ -30,7 +32,8 @@ def rounds(
     store: Store | None = None,
 ) -> Result:
     """One session per image and attack, of the images that `model` classifies rightly; the others are the cover of the
-    careful attacker. Raises `UnsupportedError` for another norm than linf.
+    careful attacker. "benign": as many sessions without an attack, from `images`. Raises `UnsupportedError` for another
+    norm than linf.
     """
     if threat.norm != "linf":
         raise UnsupportedError(f"sparring works in linf, not in {threat.norm}: give --norm linf")
@@ -41,8 +44,11 @@ def rounds(
         raise InputError("the model is wrong on every image: there is nothing to attack")
     ring = Ring(url, logits.shape[1], threat.eps, queries, seconds, token)
     found: Result = {}
-    for number, kind in enumerate(attacks or KINDS):
+    for number, kind in enumerate(attacks or (*KINDS, BENIGN)):
         first = number * len(labels)
+        if kind == BENIGN:
+            found[kind] = (false_alarms(ring, images, store, sessions=int(right.sum()), first=first), [])
+            continue
         bouts = spar(ring, kind, images[right], labels[right], store, cover=images, first=first)
         found[kind] = (summary(bouts), bouts)
     return found

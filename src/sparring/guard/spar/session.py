@@ -120,7 +120,10 @@ def _attack(kind: str, queries: int) -> Attack:
 def _first_alert(store: Store, began: float) -> tuple[int | None, str]:
     """After how many images of its client the first alert since `began` came, and its kind."""
     fresh = (
-        select(ALERTS).where(ALERTS.c.started >= began, ALERTS.c.kind != "drift").order_by(ALERTS.c.started).limit(1)
+        select(ALERTS)
+        .where(ALERTS.c.started >= began, ALERTS.c.kind.not_in(("drift", "regression")))
+        .order_by(ALERTS.c.started)
+        .limit(1)
     )
     deadline, known = time.monotonic() + SETTLE, -1
     while True:
