@@ -17,7 +17,11 @@ DEPTH = 16
 
 
 async def body_of(request: Request, most: int, seconds: float) -> bytes:
-    """The whole body. Raises `RefusedError`: 413 where it is longer than `most` bytes, 408 where it takes too long."""
+    """The whole body. Raises `RefusedError`: 413 where it is longer than `most` bytes, 408 where it takes too long, 415
+    for a compressed one, whose size could not be told in advance.
+    """
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise RefusedError(415, "encoding", "compressed bodies are not read here")
     said = request.headers.get("content-length", "")
     if said.isdecimal() and int(said) > most:
         raise RefusedError(413, "body", f"the body is longer than {most} bytes")
