@@ -20,7 +20,7 @@ ROOMS = {
     "reports": {"reports"},
     "loading": {"loading", "bridges"},
     "bridges": {"bridges"},
-    "guard": {"guard", "attacks", "defenses", "loading"},
+    "guard": {"guard", "attacks", "auditing", "bridges", "defenses", "evaluation", "loading"},
     "lab": {"lab", "attacks", "auditing", "defenses", "evaluation", "hardening", "loading"},
     "testing": {"testing", "attacks", "evaluation", "auditing", "loading", "reports"},
     "cli": {
