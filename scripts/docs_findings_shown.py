@@ -53,8 +53,9 @@ SHOWN = {
     "nothing-to-attack": Shown(more=', targets=labels, attacks=["fgsm"]'),
     "robustness-fell": Shown(
         n=60,
-        setup='before = sp.audit(model, images, labels, sp.ThreatModel("linf", 0.15), attacks=["fgsm"])',
-        model="lambda x: model(x - 0.3 * (x - 0.5))",
+        setup='before = sp.audit(model, images, labels, sp.ThreatModel("linf", 0.05), attacks=["fgsm"])',
+        eps="0.05",
+        model="lambda x: model(0.5 * x)",
         more=', attacks=["fgsm"], baseline=before',
     ),
     "loss-replaced": Shown(
@@ -77,14 +78,16 @@ images, labels = images[0 : len(images)][sure], labels[sure]
         model="lambda x: burst(model(x))",
         more=', attacks=["fgsm"]',
     ),
-    "candidates-rejected": Shown(setup=_BROKEN.format(returned="1 - problem.images"), more=", attacks=[Broken()]"),
+    "candidates-rejected": Shown(
+        setup=_BROKEN.format(returned="1 - problem.images"), n=10, eps="0.3", more=', attacks=[Broken(), "pgd"]'
+    ),
     "small-sample": Shown(n=20, eps="0.05"),
     "random-outputs": Shown(imports=("import torch",), n=20, model="lambda x: model(x + 0.05 * torch.randn_like(x))"),
     "no-gradient": Shown(n=20, model="lambda x: model(x.detach())"),
     "zero-gradient": Shown(n=20, model="lambda x: model((x * 16).round() / 16)"),
     "gradient-misleads": Shown(
         imports=("import torch",),
-        n=20,
+        n=10,
         model="lambda x: model(x + 0.004 * torch.sin(400 * torch.pi * x))",
         more=', attacks=["pgd:steps=5"]',
     ),
