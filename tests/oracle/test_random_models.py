@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 import sparring as sp
-from sparring.diagnosis.randomised import drawn
+from sparring.diagnosis.randomised import DRAWS, MOST, drawn
 
 IMAGES = torch.rand(80, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 LABELS = torch.zeros(80, dtype=torch.int64)
@@ -53,6 +53,22 @@ def test_chance_takes_nothing_off_a_model_that_no_attack_can_move() -> None:
     found = drawn(Coin(), IMAGES, LABELS, THREAT)
     assert abs(float(found.clean.mean()) - 0.7) < 0.03
     assert abs(float(found.worst.mean()) - 0.7) < 0.03, "80 images, 50 draws: a standard error of 0.007"
+
+
+class Together(nn.Module):
+    """A coin for all images of a call at once: a mean over draws is as uncertain as one image's."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        heads = torch.rand(1) < 0.5
+        return torch.where(heads, torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])).expand(len(x), 2)
+
+
+def test_uncertain_means_get_more_draws() -> None:
+    many = drawn(Together(), IMAGES, LABELS, THREAT, attacks=())
+    assert many.draws == MOST
+    assert torch.equal(many.clean, many.worst)
+    sure = drawn(nn.Sequential(nn.Flatten(), nn.Linear(64, 2)), IMAGES, LABELS, THREAT, attacks=())
+    assert sure.draws == DRAWS
 
 
 def test_an_audit_bills_the_attacks_in_expectation() -> None:

@@ -15,8 +15,10 @@ from sparring.goal import Untargeted
 from sparring.model import Model, frozen_eval, logits_of
 from sparring.threat import ThreatModel
 
-DRAWS = 50
-"""Fresh draws by which clean and attacked images are judged; none of them is the attack's own."""
+DRAWS, MOST = 50, 200
+"""Fresh draws by which clean and attacked images are judged, at least and at most; none is the attack's own."""
+PRECISE = 0.003
+"""Standard error of a mean over draws that ends them: models that draw once for a whole batch need many."""
 CHOOSING = 16
 """Other draws, by which the worst of several candidates is chosen."""
 LEFT = 0.05
@@ -93,12 +95,12 @@ def drawn(
                 found = attack(model, images[rows], goal.select(rows), threat, generator=generator)
                 share = _better(model, goal, threat, images, found, points, share, chosen, rows, number)
             costs.append(model.read())
-        clean, _ = _share(model, images, labels, DRAWS)
-        worst, answers = _share(model, points, labels, DRAWS)
+        clean, _, draws = _judged(model, images, labels)
+        worst, answers, again = _judged(model, points, labels)
         costs.append(model.read())
     # Of two means over draws the smaller one is too low by chance: one that no attack moved has but one.
     worst = torch.where(chosen < 0, clean, worst)
-    return Drawn(clean, worst, answers, chosen, points, DRAWS, tuple(costs))
+    return Drawn(clean, worst, answers, chosen, points, min(draws, again), tuple(costs))
 
 
 def _better(
@@ -125,11 +127,26 @@ def _better(
 
 def _share(model: Model, points: Tensor, labels: Tensor, draws: int) -> tuple[Tensor, Tensor]:
     """Share of right draws (N,), and the commonest answer (N,)."""
-    rights, answers = [], []
+    given = _answers(model, points, draws)
+    return (given == labels.cpu()).double().mean(0), given.mode(0).values
+
+
+def _judged(model: Model, points: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, int]:
+    """The same, from as many draws as make the mean over the images precise; and how many those were."""
+    given = _answers(model, points, DRAWS)
+    while len(given) < MOST:
+        right = (given == labels.cpu()).double()
+        if float(right.mean(1).std()) <= PRECISE * len(given) ** 0.5:
+            break
+        given = torch.cat([given, _answers(model, points, DRAWS)])
+    return (given == labels.cpu()).double().mean(0), given.mode(0).values, len(given)
+
+
+def _answers(model: Model, points: Tensor, draws: int) -> Tensor:
+    """Classes (draws, N), on the CPU."""
     size = plan(model, points).batch_size
     with torch.no_grad():
-        for part, known in zip(torch.split(points, size), torch.split(labels, size), strict=True):
-            given = torch.stack([logits_of(model, part).argmax(1) for _ in range(draws)])
-            rights.append((given == known).double().mean(0).cpu())
-            answers.append(given.mode(0).values.cpu())
-    return torch.cat(rights), torch.cat(answers)
+        parts = [
+            torch.stack([logits_of(model, part).argmax(1) for _ in range(draws)]) for part in torch.split(points, size)
+        ]
+    return torch.cat(parts, 1).cpu()
