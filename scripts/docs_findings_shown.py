@@ -106,7 +106,7 @@ class Rounded(torch.nn.Module):
         model="Rounded(model)",
     ),
     "stronger-attack-found": Shown(more=', attacks=["random_noise"]'),
-    "vanishing-cross-entropy": Shown(model="lambda x: 1000 * model(x)", more=', attacks=["pgd:steps=10"]'),
+    "vanishing-cross-entropy": Shown(n=20, model="lambda x: 1000 * model(x)"),
     "noise-beats-gradient": Shown(
         imports=("import torch",),
         setup=_MISLED,
@@ -128,7 +128,7 @@ class OnlyAtData(torch.autograd.Function):  # a gradient only where pixels have 
     def backward(ctx, gradient):
         return gradient * ctx.known.view(-1, 1, 1, 1)
 """,
-        n=40,
+        n=20,
         model="lambda x: model(OnlyAtData.apply(x))",
         more=', attacks=["fgsm", "pgd:steps=10,step_size=0.01,random_start=false"]',
     ),
@@ -138,11 +138,24 @@ class OnlyAtData(torch.autograd.Function):  # a gradient only where pixels have 
         n=40,
         eps="0.3",
         model="lambda x: model(Misled.apply(x))",
-        more=_FEW_STEPS.format(more=""),
+        more=_FEW_STEPS.format(more=', "random_noise:draws=50"'),
     ),
-    "gradient-free-wins": Shown(n=40, more=_BLIND),
+    "gradient-free-wins": Shown(n=16, more=_BLIND),
     "search-found-more": Shown(n=20, model="lambda x: model((x * 16).round() / 16)"),
-    "gradient-underflow": Shown(n=40, model="lambda x: 3e-44 * model(x)"),
+    "gradient-underflow": Shown(
+        imports=("import torch",),
+        setup="""
+class Faint(torch.nn.Module):  # logits so small that float32 loses their gradients
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        return 3e-44 * self.net(x)
+""",
+        n=24,
+        model="Faint(model)",
+    ),
     "unstable-loss": Shown(
         imports=("import torch",),
         n=20,
@@ -182,7 +195,7 @@ class Elsewhere(sp.attacks.Attack):
         other = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
         return sp.attacks.FGSM()(other, problem.images, problem.goal, problem.threat)
 """,
-        n=24,
+        n=12,
         more=", attacks=[Elsewhere()]",
     ),
     "silent-success": Shown(
@@ -193,7 +206,7 @@ class Forgetful(sp.attacks.Attack):
         problem.logits((problem.images + direction).clamp(problem.region.lower, problem.region.upper))
         return problem.images
 """,
-        n=24,
+        n=12,
         more=", attacks=[Forgetful()]",
     ),
 }

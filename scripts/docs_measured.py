@@ -48,6 +48,24 @@ def distilled() -> dict[str, Any]:
     return row | {"broke": [stage["broke"] for stage in row["stages"]], "names": [s["attack"] for s in row["stages"]]}
 
 
+def sticker() -> dict[str, Any]:
+    """The sticker that was trained last."""
+    newest = max(RESULTS.glob("sticker-*.json"))
+    (one,) = json.loads(newest.read_text(encoding="utf-8"))["results"]
+    return dict(one)
+
+
+def _stuck(where: str) -> str:
+    row = sticker()[where]
+    low, high = (100 * value for value in row["interval"])
+    return f"{100 * row['success']:.1f} % [{low:.1f}, {high:.1f}] of {row['places']}"
+
+
+def _spread() -> str:
+    shares = sticker()["trained_on"]["per_photograph"]
+    return f"{100 * min(shares):.0f} to {100 * max(shares):.0f}"
+
+
 def _span() -> str:
     differences = [row["difference"] for row in verdicts()]
     return f"{min(differences):+d} to {max(differences):+d}".replace("-", "−")
@@ -68,6 +86,9 @@ FIGURES: dict[str, Callable[[], str]] = {
     "verdict-cost": _cost,
     "races": _missed,
     "race-time": lambda: f"{statistics.median(row['time_ratio'] for row in races()):.2f}",
+    "sticker-trained": lambda: _stuck("trained_on"),
+    "sticker-others": lambda: _stuck("held_out"),
+    "sticker-spread": _spread,
     "distilled-right": lambda: str(distilled()["clean"]),
     "distilled-fgsm": lambda: str(distilled()["broke"][0]),
     "distilled-after-fgsm": lambda: str(distilled()["clean"] - distilled()["broke"][0]),
