@@ -8,6 +8,9 @@ a code block that raises.
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import importlib.metadata
 import logging
 import os
 import shutil
@@ -32,6 +35,8 @@ from scripts import (  # noqa: E402
 
 PAGES = ROOT / ".cache" / "docs"
 """Where hand-written and generated pages meet; mkdocs.yml reads them there."""
+OUTPUTS = ROOT / ".cache" / "docs-outputs"
+"""Pages with what their code printed: a build runs only what has changed."""
 TABLES = (docs_attacks, docs_defenses, docs_training, docs_certificates, docs_findings)
 """One page per entry of a table, each with an example that runs."""
 
@@ -46,17 +51,38 @@ def entries() -> dict[str, str]:
     return {name: text for maker in TABLES for name, text in maker.pages().items()}
 
 
+def shown(page: str, name: str) -> str:
+    """The page with what its code prints; kept for as long as neither page nor code changes."""
+    kept = OUTPUTS / hashlib.sha256(f"{_code_digest()}\n{name}\n{page}".encode()).hexdigest()
+    if kept.is_file():
+        return kept.read_text(encoding="utf-8")
+    with tempfile.TemporaryDirectory() as scratch:
+        text = docs_run.with_outputs(page, name, Path(scratch))
+    OUTPUTS.mkdir(parents=True, exist_ok=True)
+    kept.write_text(text, encoding="utf-8")
+    return text
+
+
+@functools.cache
+def _code_digest() -> str:
+    """Of everything that what a page prints depends on: our code, how pages are run, and the libraries."""
+    files = [*sorted((ROOT / "src").rglob("*.py")), Path(docs_run.__file__)]
+    found = hashlib.sha256(b"\0".join(path.read_bytes() for path in files))
+    for library in ("torch", "numpy", "scikit-learn"):
+        found.update(importlib.metadata.version(library).encode())
+    return found.hexdigest()
+
+
 def collect(folder: Path) -> dict[str, str]:
     """Fill `folder` with all pages, the hand-written ones and those of the tables with what their code prints."""
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(ROOT / "docs", folder)
     made = generated()
     pages = {str(path.relative_to(folder)): path.read_text(encoding="utf-8") for path in folder.rglob("*.md")}
-    shown = {*pages, *entries()}
+    run = {*pages, *entries()}
     for name, text in (pages | made).items():
-        if name in shown:
-            with tempfile.TemporaryDirectory() as scratch:
-                text = docs_run.with_outputs(text, name, Path(scratch))
+        if name in run:
+            text = shown(text, name)
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text, encoding="utf-8")

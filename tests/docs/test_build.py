@@ -34,6 +34,17 @@ def test_the_site_builds(build: Path) -> None:
     assert "prints" in (build / "tutorial.html").read_text(encoding="utf-8")
 
 
+def test_a_page_is_run_again_when_it_changes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(build_docs, "OUTPUTS", tmp_path)
+    ran = []
+    run = build_docs.docs_run.with_outputs
+    monkeypatch.setattr(build_docs.docs_run, "with_outputs", lambda *given: ran.append(given[1]) or run(*given))
+    for page in ("```python\nprint(1)\n```", "```python\nprint(1)\n```", "```python\nprint(2)\n```"):
+        text = build_docs.shown(page, "page")
+    assert ran == ["page", "page"]
+    assert "\n2\n```" in text
+
+
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("link", ["no-such-page.md", "threat-model.md#no-such-anchor"])
 def test_a_broken_link_fails(build: Path, monkeypatch: pytest.MonkeyPatch, link: str) -> None:
@@ -42,7 +53,7 @@ def test_a_broken_link_fails(build: Path, monkeypatch: pytest.MonkeyPatch, link:
     collect = build_docs.collect
 
     def with_a_broken_link(folder: Path) -> dict[str, str]:
-        monkeypatch.setattr(build_docs.docs_run, "with_outputs", lambda text, name, scratch: text)
+        monkeypatch.setattr(build_docs, "shown", lambda text, name: text)
         made = collect(folder)
         index = folder / "index.md"
         index.write_text(f"{index.read_text(encoding='utf-8')}\n[broken]({link})\n", encoding="utf-8")
