@@ -98,7 +98,7 @@ def large_load(seconds: float, port: int, rounds: int) -> dict[str, Any]:
     best: dict[tuple[int, int], float] = {}
     for count in sorted({1, threads}):
         torch.set_num_threads(count)
-        best |= {(count, size): bare(model, images, size, 2) for size in (1, 4, 8, 16, 32)}
+        best |= {(count, size): bare(model, images, size, seconds / 2) for size in (1, 4, 8, 16, 32)}
     count, size = max(best, key=lambda key: best[key])
     torch.set_num_threads(count)
     with tempfile.TemporaryDirectory() as name:

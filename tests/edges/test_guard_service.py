@@ -348,3 +348,15 @@ def test_the_engine_leaves_the_model_as_it_was(digits_net) -> None:
     engine(torch.rand(3, *SHAPE))
     engine.close()
     assert [len(part._forward_pre_hooks) for part in digits_net.modules()] == hooks
+
+
+def test_a_large_batch_is_asked_in_parts_and_answered_as_one(digits_net, digits_data) -> None:
+    engine = Engine(Stack(digits_net), SHAPE)
+    whole = engine(digits_data[0][:50])
+    engine._most = 8
+    parts = engine(digits_data[0][:50])
+    for name in ("labels", "top", "flagged", "withheld", "scores"):
+        assert np.array_equal(getattr(parts, name), getattr(whole, name)), name
+    for name in ("confidence", "margin", "logits", "features"):
+        assert np.allclose(getattr(parts, name), getattr(whole, name), atol=1e-4), name
+    engine.close()

@@ -72,6 +72,7 @@ class Engine:
         self._frozen = ExitStack()
         self._frozen.enter_context(frozen_eval(stack.model))
         self._plan = plan(stack.model, probe.to(self._device))
+        self._most = max(1, self._plan.batch_size // stack.width)
         self._hook()
         self.classes = int(self(probe).logits.shape[1])
         if names is not None and len(names) != self.classes:
@@ -99,17 +100,16 @@ class Engine:
         return min(times)
 
     def __call__(self, images: Tensor) -> Answers:
-        """Decide on images (N, C, H, W) in [0, 1]. Raises `ModelError` where the model breaks its contract."""
-        self._embedding.first = None
-        asked = laid_out(images, True) if self._plan.channels_last else images
+        """Decide on images (N, C, H, W) in [0, 1], in as large parts as suit the model. Raises `ModelError` where the
+        model breaks its contract.
+        """
         with torch.inference_mode():
-            sight = self.stack.look(asked.to(self._device), self._streams(images))
-            logits = sight.served.float().cpu()
+            parts = [self._looked(part) for part in torch.split(images, self._most)]
+            columns = parts[0] if len(parts) == 1 else tuple(torch.cat(column) for column in zip(*parts, strict=True))
+            logits, flags, scores, features = columns
             best, order = logits.topk(min(TOP, logits.shape[1]))
             shares = logits.softmax(1).gather(1, order).numpy()
-            first, self._embedding.first = self._embedding.first, None
-            features = logits if first is None else first[: len(images)].cpu()
-        flagged, lead = sight.flagged.cpu().numpy(), best.numpy()
+        flagged, lead = flags.numpy(), best.numpy()
         return Answers(
             images=images,
             labels=order[:, 0].numpy(),
@@ -117,12 +117,22 @@ class Engine:
             margin=lead[:, 0] - lead[:, 1],
             flagged=flagged,
             withheld=flagged if self.stack.policy.withholds else np.zeros_like(flagged),
-            scores=sight.scores.cpu().numpy(),
+            scores=scores.numpy(),
             top=order.numpy(),
             top_shares=shares,
             logits=logits.numpy(),
             features=features,
         )
+
+    def _looked(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Logits, flags, detector scores and features of one part."""
+        self._embedding.first = None
+        asked = laid_out(images, True) if self._plan.channels_last else images
+        sight = self.stack.look(asked.to(self._device), self._streams(images))
+        logits = sight.served.float().cpu()
+        first, self._embedding.first = self._embedding.first, None
+        features = logits if first is None else first[: len(images)].cpu()
+        return logits, sight.flagged.cpu(), sight.scores.cpu(), features
 
     @property
     def native(self) -> bool:
