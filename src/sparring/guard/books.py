@@ -24,7 +24,7 @@ from sparring.guard.watch.profile import seen_of
 from sparring.guard.watch.stream import Seen
 
 LOG = logging.getLogger("sparring.guard")
-LINGER, LONGEST = 10.0, 0.03
+LINGER, LONGEST = 5.0, 0.03
 """How long a first batch waits for others: so many times as long as the last work took, at most so many seconds. Few
 at a time cost more each, which matters only while there are many.
 """
