@@ -244,4 +244,4 @@ def test_what_is_generated_has_a_place_in_the_navigation() -> None:
     for room in rooms:
         assert f": {room}/*" in written, f"{room} is not in mkdocs.yml"
     for page in (build_docs.ROOT / "docs").glob("*.md"):
-        assert f": {page.name}" in written, f"{page.name} is not in mkdocs.yml"
+        assert f" {page.name}\n" in written, f"{page.name} is not in mkdocs.yml"
