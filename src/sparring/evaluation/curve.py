@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -16,6 +17,7 @@ from sparring import norms
 from sparring.attacks import APGD, FGSM, PGD, Attack, MultiTargeted
 from sparring.attacks.base import checked_flag
 from sparring.attacks.minimal import movable
+from sparring.attacks.multitargeted import promising
 from sparring.budget import parse_number
 from sparring.errors import InputError
 from sparring.estimate import Estimate, proportion
@@ -30,13 +32,19 @@ from sparring.problem import Problem
 from sparring.rng import Streams, digests
 from sparring.threat import ThreatModel
 
-HALVINGS, STEPS, REACH = 5, 8, 0.75
-"""Drawing in: bisections, gradients at each of them, and the share of the distance below which none looks."""
+HALVINGS, STEPS, REACH, RUN = 6, 8, 0.85, 12
+"""Drawing in: bisections, gradients at each of them, and the share of the distance below which none looks; gradients of
+a run from the image."""
 DRAWN_AT_ONCE = 512
 BLOCK_VALUES = 2**27
 """So many pixel values of adversarials are held at a time."""
+CLOSER, CLASSES, ROUNDS = 0.985, 3, 3
+"""The nearest adversarial of an image is believed when runs from the image towards so many classes find none at this
+share of its distance; if one does, it is drawn in and tried again, so many times at most.
+"""
 SCOUTS = (FGSM(), PGD(steps=10, loss="margin", random_start=False))
 CONFIRMING = (PGD(steps=20), MultiTargeted(targets=4, steps=20), APGD(steps=50, loss="margin"))
+"""What tries the largest budget, on the images that withstood it."""
 Attacked = Callable[[list[int], float, Sequence[Attack]], Evaluation]
 
 
@@ -92,7 +100,8 @@ def robustness_curve(
     there too), so the budget of each image is found by halving, and each adversarial is drawn in towards its image as
     far as it goes: m budgets cost less than log2(m) + 2 evaluations, and `Curve.at` answers for every other. Without it
     every budget is attacked afresh: the raw curve of one attack, which may rise again where a single step overshoots.
-    By default short attacks find the place, and longer ones try the largest budget that an image seems to withstand.
+    By default short attacks find the place, runs towards the likeliest classes try to come nearer than what they found,
+    and longer attacks try the largest budget on the images that withstood it.
 
     targets: one class per image, int64 (N,): the share that is right and cannot be turned into that class; images
     labelled as their target stand at every budget. out: a folder for records, from which an interrupted curve goes on.
@@ -160,17 +169,19 @@ class _Search:
         self._found: dict[int, Tensor] = {}
 
     def distances(self, scouts: Sequence[Attack], confirming: Sequence[Attack]) -> list[float]:
-        """Halves until no budget lies between, as the `scouts` see it. What they found is drawn in with gradients; then
-        the `confirming` attacks try the largest budget withstood, and go down from there.
+        """Halves until no budget lies between, as the `scouts` see it. What they found is drawn in by gradients; where
+        other attacks are to confirm that, they try the largest budget on what withstood it, and every image is
+        approached more closely than what was found.
         """
         steps = STEPS if any(attack.access == "gradients" for attack in confirming) else 0
         while groups := self._grouped(self._middle):
             self._round(groups, scouts, 0)
         self._draw_in(list(self._found), steps)
         if list(scouts) != list(confirming):
-            self._stood = dict.fromkeys(self._members, -1.0)
-            while groups := self._grouped(self._below):
-                self._round(groups, confirming, steps)
+            unbroken = [i for i in self._members if self._nearest[i] == math.inf]
+            if unbroken and self._budgets[-1] > 0:
+                self._round({self._budgets[-1]: unbroken}, confirming, steps)
+            self._approach()
         return [self._nearest[i] for i in self._members]
 
     def _grouped(self, aim: Callable[[int], float | None]) -> dict[float, list[int]]:
@@ -186,11 +197,6 @@ class _Search:
         low, high = bisect_right(self._budgets, self._stood[i]), bisect_left(self._budgets, self._nearest[i])
         return self._budgets[(low + high) // 2] if low < high else None
 
-    def _below(self, i: int) -> float | None:
-        """The largest budget that does not reach the nearest adversarial, unless the image withstood it."""
-        place = bisect_left(self._budgets, self._nearest[i]) - 1
-        return self._budgets[place] if place >= 0 and self._budgets[place] > self._stood[i] else None
-
     def _round(self, groups: dict[float, list[int]], attacks: Sequence[Attack], steps: int) -> None:
         for budget, rows in sorted(groups.items()):
             found = self._attacked(rows, budget, attacks)
@@ -203,6 +209,20 @@ class _Search:
             for k, adversarial in found.adversarials.items():
                 self._found[rows[k]], self._nearest[rows[k]] = adversarial, budget
             self._draw_in([rows[k] for k in found.adversarials], steps)
+
+    def _approach(self) -> None:
+        rows = [i for i in self._found if self._nearest[i] > 0]
+        for _ in range(ROUNDS):
+            nearer: list[int] = []
+            for start in range(0, len(rows), DRAWN_AT_ONCE // CLASSES):
+                part = rows[start : start + DRAWN_AT_ONCE // CLASSES]
+                radius = [CLOSER * self._nearest[i] for i in part]
+                points, met = approached(self._task, part, radius)
+                for k in met.nonzero().flatten().tolist():
+                    self._found[part[k]], self._nearest[part[k]] = points[k], radius[k]
+                    nearer.append(part[k])
+            self._draw_in(nearer, STEPS)
+            rows = nearer
 
     def _draw_in(self, rows: list[int], steps: int) -> None:
         rows = [i for i in rows if self._nearest[i] > 0]
@@ -222,25 +242,56 @@ def drawn_in(
     Bisection between `floor` (N,) and where they are: projected into a smaller ball they must still meet the goal, or
     meet it again after at most `steps` steps along the margin's gradient.
     """
-    images = Subset(task.images, rows)[0 : len(rows)].to(task.device)
-    threat = cast(ThreatModel, task.threat)
-    goal, streams = task.goal(torch.tensor(rows)), Streams(task.seed, "curve", digests(images))
-    with frozen_eval(task.model), task.plan.running():
-        problem = Problem.build(task.model, images, goal, threat, streams, task.plan)
+    with _problem(task, rows) as problem:
+        images, threat = problem.images, problem.threat
         best = adversarials.to(images)
         nearest = threat.distance(images, best)
         low = torch.tensor(floor, dtype=torch.float64, device=nearest.device)
         for _ in range(HALVINGS):
             radius = (low + nearest) / 2
-            points, met = _climbed(problem, best, radius.floor() if threat.norm == "l0" else radius, steps)
+            points, met = _climbed(problem, best, radius, steps)
             best = torch.where(per_image(met, best), points, best)
             nearest = threat.distance(images, best)
             low = torch.where(met, low, radius)
     return best.cpu(), nearest.tolist()
 
 
-def _climbed(problem: Problem, start: Tensor, radius: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-    """From `start` projected into balls of `radius` (N,), up the margin: where the goal is met, and for whom (N,)."""
+def approached(task: Task, rows: list[int], radius: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """Adversarials (N, C, H, W) of the images `rows` within `radius` (N,) of them, and where there is one, bool (N,):
+    by short runs from the image towards each of its likeliest wrong classes, and one up the cross-entropy from a random
+    point.
+    """
+    with _problem(task, rows) as problem:
+        classes, reach = promising(problem, CLASSES), torch.tensor(radius, dtype=torch.float64)
+        own = torch.arange(len(rows), device=classes.device).repeat(classes.shape[1])
+        reach = reach.to(classes.device)
+        several = problem.select(own).aiming(classes.T.flatten())
+        points, met = _climbed(several, several.images, reach[own], RUN, first=1.0)
+        which = met.view(-1, len(rows)).int().argmax(0) * len(rows) + own[: len(rows)]
+        points, met = points[which], met[which]
+        if not bool(met.all()):
+            left = problem.select(~met)
+            start = left.images + 2 * left.streams.uniform(left.images.shape[1:], left.images) - 1
+            points[~met], met[~met] = _climbed(left, start, reach[~met], RUN, first=1.0, loss="cross_entropy")
+    return points.cpu(), met.cpu()
+
+
+@contextmanager
+def _problem(task: Task, rows: list[int]) -> Iterator[Problem]:
+    """The images `rows` of a task, to be attacked inside."""
+    images = Subset(task.images, rows)[0 : len(rows)].to(task.device)
+    goal, streams = task.goal(torch.tensor(rows)), Streams(task.seed, "curve", digests(images))
+    with frozen_eval(task.model), task.plan.running():
+        yield Problem.build(task.model, images, goal, cast(ThreatModel, task.threat), streams, task.plan)
+
+
+def _climbed(
+    problem: Problem, start: Tensor, radius: Tensor, steps: int, *, first: float = 0.5, loss: str = "margin"
+) -> tuple[Tensor, Tensor]:
+    """From `start` projected into balls of `radius` (N,), up the loss in steps that shrink from the share `first` of
+    the radius: where the goal is met, and for whom (N,).
+    """
+    radius = radius.floor() if problem.threat.norm == "l0" else radius
     images, region, norm = problem.images, problem.region, problem.threat.norm
     lower, upper = ((end - images).flatten(1) for end in (region.lower, region.upper))
     size = radius.to(images.dtype)
@@ -252,13 +303,13 @@ def _climbed(problem: Problem, start: Tensor, radius: Tensor, steps: int) -> tup
     points = inside(start)
     best, met = points, torch.zeros(len(points), dtype=torch.bool, device=points.device)
     for step in range(steps + 1):
-        at = problem.gradient(points, "margin") if step < steps else None
+        at = problem.gradient(points, loss) if step < steps else None
         solved = problem.solved(problem.logits(points) if at is None else at.logits)
         best, met = torch.where(per_image(solved & ~met, points), points, best), met | solved
         if at is None or bool(met.all()):
             break
         grad = movable(at.grad, points, region)
-        length = size * (1 - step / steps) / 2
+        length = size * (1 - step / steps) * first
         if norm == "linf":
             points = inside(points + grad.sign() * per_image(length, points))
         else:
