@@ -112,6 +112,7 @@ def test_rounding_in_a_function_is_left_to_searches(net, data):
 def test_an_attacker_who_may_change_nothing_proves_nothing(net, data):
     report = audited(net, data, eps=0.0, attacks=["fgsm"], fail_under=0.5)
     assert found(report, "nothing-may-change")
+    assert not found(report, "evasion")
     assert not report.believable
     assert report.gate is not None
     assert not report.gate.passed
