@@ -87,12 +87,13 @@ def _text_form(name: str, kind: type[Attack]) -> str:
 
 
 def _changed(kind: type[Attack]) -> dict[str, int]:
-    """One parameter to show how parameters are written: twice the default of the first whole number, or a tenth where
-    that would take the reader minutes.
+    """One parameter to show how parameters are written: the first whole number, doubled; less of it where doubling
+    would take the reader minutes.
     """
     for field in dataclasses.fields(kind):
         if isinstance(field.default, int) and not isinstance(field.default, bool):
-            return {field.name: 2 * field.default if field.default < 1000 else field.default // 10}
+            value = field.default
+            return {field.name: 2 * value if value < 100 else value // 2 if value < 1000 else value // 10}
     return {}
 
 
