@@ -106,7 +106,7 @@ def large_load(seconds: float, port: int, rounds: int) -> dict[str, Any]:
         profile_for(net, images, folder)
         guard = Child("guard", net, folder / "g", port)
         try:
-            many, singles = tensors(images, 16), pictures(images, "JPEG")
+            many, singles = tensors(images, 16, "UINT8"), pictures(images, "JPEG")
             loaded(guard, many, 1, 2)
             found = [
                 {

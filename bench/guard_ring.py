@@ -168,11 +168,12 @@ def pictures(images: Tensor, kind: str = "PNG") -> list[bytes]:
     return [request("/v1/predict", picture(image, kind), {"Content-Type": f"image/{kind.lower()}"}) for image in images]
 
 
-def tensors(images: Tensor, size: int) -> list[bytes]:
+def tensors(images: Tensor, size: int, datatype: str = "FP32") -> list[bytes]:
     bodies = []
     for part in images.split(size):
-        raw = part.contiguous().numpy().astype("<f4").tobytes()
-        given = {"name": "images", "datatype": "FP32", "shape": list(part.shape)}
+        values = part.contiguous().numpy()
+        raw = (values * 255).round().astype("u1").tobytes() if datatype == "UINT8" else values.astype("<f4").tobytes()
+        given = {"name": "images", "datatype": datatype, "shape": list(part.shape)}
         said = {
             "inputs": [given | {"parameters": {"binary_data_size": len(raw)}}],
             "parameters": {"binary_data_output": True},
