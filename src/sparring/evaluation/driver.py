@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sparring.attacks.base import Attack
+from sparring.batching import give_memory_back
 from sparring.certification.certificate import Certificate
 from sparring.errors import InputError, ModelError
 from sparring.estimate import proportion
@@ -99,6 +100,8 @@ def evaluate(
     return replace(again, warnings=(*again.warnings, DISPROVED))
 
 
+LARGE = 2**20
+"""Pixel values of a chunk from which the memory it took is given back at once."""
 DISPROVED = "an attack broke an image that the certificate proves: the certificate was thrown away, all images attacked"
 
 
@@ -211,6 +214,8 @@ def _chunk(
     result = _clean_pass(task, images, part) if stage is None else _attack_pass(task, stage.attack, images, part, rows)
     result = replace(result, stage=number, chunk=chunk, digest=identity, seconds=time.perf_counter() - start)
     store.save(result)
+    if images.numel() > LARGE:
+        give_memory_back()
     return result
 
 
