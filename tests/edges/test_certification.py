@@ -1,19 +1,26 @@
-"""What certificates refuse."""
+"""What certificates refuse, and how they are shown."""
 
 from __future__ import annotations
+
+import json
+from pathlib import Path
 
 import pytest
 import torch
 from tests.helpers_core import digits, forked_seed, pictures, small_net
 from torch import Tensor, nn
+from typer.testing import CliRunner
 
 import sparring as sp
+from sparring.certification import Smoothing
+from sparring.cli import app
 from sparring.defenses import Stack
 from sparring.defenses import transforms as t
 from sparring.errors import UnsupportedError
 from sparring.hardening.draws import Draws
 from sparring.hardening.method import Batch
 from sparring.hardening.methods.gaussian import Gaussian
+from sparring.reports.certificates import html
 
 LABELS = torch.zeros(2, dtype=torch.int64)
 
@@ -36,6 +43,47 @@ def test_a_stack_is_refused_and_a_part_of_that_name_is_not() -> None:
     for method in ("ibp", "crown", "lipschitz"):
         with pytest.raises(UnsupportedError, match="stack"):
             sp.certify(guarded, images, LABELS, threat, method=method)
+
+
+def test_the_command_shows_numbers_chart_and_images(tmp_path: Path) -> None:
+    page, plain = tmp_path / "c.html", tmp_path / "c.json"
+    asked = ["certify", "-m", "digits-cnn", "--eps", "0.01", "-n", "6", "--radius", "--work", "0", "--bracket"]
+    done = CliRunner().invoke(app, [*asked, "--report", str(page), "--report", str(plain)])
+    assert done.exit_code == 0, done.output
+    found, text = json.loads(plain.read_text()), page.read_text()
+    assert [row["label"] for row in found["images"]] == sp.load_data("digits", n=6)[1].tolist()
+    assert "interval bounds are kept at" in found["notes"][0]
+    assert found["notes"][0] in text
+    assert all(low["certified"] <= low["attacked"] for low in found["bracket"])
+    assert text.count("<svg") == 1
+    assert text.count("<tr>") == 2 + 1 + 9 + 1 + 6 + (1 if "radius, median" in text else 0)
+    assert "digits-cnn on digits" in text
+    assert "does not cover a stack" in text
+    assert "<script" not in text
+
+
+def test_a_page_escapes_names_and_a_smoothed_model_says_so() -> None:
+    images = pictures(3, 1, 4, 4)
+    how = Smoothing(sigma=0.5, n0=10, n=100, alpha=0.01)
+    labels = torch.zeros(3, dtype=torch.int64)
+    proof = sp.certify(Named().eval(), images, labels, sp.ThreatModel("l2", 0.1), method="smoothing", smoothing=how)
+    text = html(proof, [], model="<b>net</b>", data="d", eps="0.1")
+    assert "&lt;b&gt;net" in text
+    assert "<b>net" not in text
+    assert "the smoothed model" in text
+    assert "largest radius that can be shown" in text
+    assert "abstained" in text
+
+
+def test_a_radius_reaches_twice_the_budget_where_it_can() -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
+    net[1].weight.data = torch.stack([torch.ones(16), -torch.ones(16)])
+    net[1].bias.data.zero_()
+    images, labels = torch.full((2, 1, 4, 4), 0.5), torch.zeros(2, dtype=torch.int64)
+    proof = sp.certify(net, images, labels, sp.ThreatModel("linf", 0.1), radius=3)
+    assert proof.radius is not None
+    assert proof.radius.tolist() == pytest.approx([0.2, 0.2])
+    assert proof.certified_at(0.2).value == 1
 
 
 @pytest.mark.parametrize("norm", ["l1", "l0"])

@@ -255,11 +255,23 @@ def test_smoothing_is_wrong_no_more_often_than_it_says() -> None:
 
 
 @pytest.mark.parametrize(
-    ("stride", "padding", "dilation", "groups"), [(1, 1, 1, 1), (2, 1, 1, 1), (1, 2, 2, 1), (2, 0, 1, 2)]
+    ("stride", "padding", "dilation", "groups", "kernel"),
+    [
+        (1, 1, 1, 1, 3),
+        (2, 1, 1, 1, 3),
+        (1, 2, 2, 1, 3),
+        (2, 0, 1, 2, 3),
+        (1, 1, 1, 4, 3),
+        (2, 1, 1, 4, 3),
+        (1, 0, 1, 1, 1),
+    ],
 )
-def test_the_norm_of_a_convolution_is_an_upper_bound(stride: int, padding: int, dilation: int, groups: int) -> None:
+def test_the_norm_of_a_convolution_is_an_upper_bound(
+    stride: int, padding: int, dilation: int, groups: int, kernel: int
+) -> None:
     with forked_seed(3):
-        conv = nn.Conv2d(4, 6, 3, stride, padding, dilation, groups, bias=False).double()
+        out = 4 if groups == 4 else 6
+        conv = nn.Conv2d(4, out, kernel, stride, padding, dilation, groups, bias=False).double()
     eye = torch.eye(4 * 49, dtype=torch.float64).view(-1, 4, 7, 7)
     with torch.no_grad():
         exact = float(torch.linalg.matrix_norm(conv(eye).flatten(1), 2))

@@ -105,8 +105,8 @@ class Bounder:
 
     def largest(self, images: Tensor, labels: Tensor, halvings: int) -> Tensor:
         """The largest budget up to twice the threat's for which the least margin is above 0, from below."""
-        low = images.new_zeros(len(images))
-        high = torch.full_like(low, 2 * self.threat.eps)
+        high = images.new_full((len(images),), 2 * self.threat.eps)
+        low = torch.where(self.least(images, labels, high) > 0, high, torch.zeros_like(high))
         for _ in range(halvings):
             middle = (low + high) / 2
             held = self.least(images, labels, middle) > 0

@@ -39,8 +39,7 @@ def pair_bounds(layers: list[Layer], norm: str) -> Tensor:
     bounds, last = lipschitz(layers, norm), layers[-1]
     if isinstance(last, Dense) and len(last.shape) == 1:
         weight = last.weight.double()
-        apart = weight.unsqueeze(1) - weight.unsqueeze(0)
-        size = apart.norm(dim=2) if norm == "l2" else apart.abs().sum(2)
+        size = torch.cdist(weight, weight, 2.0 if norm == "l2" else 1.0, "donot_use_mm_for_euclid_dist")
         return size * bounds[last.inputs[0]] * SAFE
     classes = last.shape[0]
     return torch.full((classes, classes), bounds[-1] * (math.sqrt(2) if norm == "l2" else 2.0), dtype=torch.float64)
@@ -100,10 +99,21 @@ def _gather_norm(layer: Gather, norm: str) -> float:
 
 def conv_norm(layer: Conv) -> float:
     """An upper bound of the largest singular value of the convolution on its picture."""
-    return max(_one_group(layer, part) for part in layer.weight.detach().double().chunk(layer.groups))
+    weight = layer.weight.detach().double()
+    if layer.groups == len(weight):  # a channel each: the largest one counts
+        return float(_spectrum(layer, weight).norm(dim=3).max())
+    return max(_largest(_spectrum(layer, part)) for part in weight.chunk(layer.groups))
 
 
-def _one_group(layer: Conv, weight: Tensor) -> float:
+def _largest(spectrum: Tensor) -> float:
+    """The largest singular value of matrices (H, W, M, N)."""
+    if min(spectrum.shape[2:]) == 1:
+        return float(spectrum.flatten(2).norm(dim=2).max())
+    return float(torch.linalg.matrix_norm(spectrum, 2).max())
+
+
+def _spectrum(layer: Conv, weight: Tensor) -> Tensor:
+    """The matrix of every frequency of a circular convolution that holds the layer, (H, W, out, in)."""
     weight = _spread(weight, layer.dilation)
     size = [n + 2 * p for n, p in zip(layer.before[1:], layer.padding, strict=True)]
     (sh, sw), (kh, kw) = layer.stride, weight.shape[2:]
@@ -111,9 +121,10 @@ def _one_group(layer: Conv, weight: Tensor) -> float:
     out, inner, kh, kw = weight.shape
     blocks = weight.view(out, inner, kh // sh, sh, kw // sw, sw).permute(0, 1, 3, 5, 2, 4)
     blocks = blocks.reshape(out, inner * sh * sw, kh // sh, kw // sw)
+    if blocks.shape[2:] == (1, 1):  # the same matrix for every frequency
+        return blocks.permute(2, 3, 0, 1)
     height, width = (max(-(-n // s) + k - 1, k) for n, s, k in zip(size, layer.stride, blocks.shape[2:], strict=True))
-    spectrum = torch.fft.rfft2(blocks, (height, width)).permute(2, 3, 0, 1)
-    return float(torch.linalg.matrix_norm(spectrum, 2).max())
+    return torch.fft.rfft2(blocks, (height, width)).permute(2, 3, 0, 1)
 
 
 def _spread(weight: Tensor, dilation: tuple[int, int]) -> Tensor:

@@ -12,11 +12,11 @@ from sparring.attacks import FGSM, PGD
 from sparring.black_box import access_of
 from sparring.diagnosis.blockers import traced
 from sparring.diagnosis.health import health, training_bias
-from sparring.diagnosis.landscape import COARSE, LARGE, SIDE, between, directions, failure, landscape
+from sparring.diagnosis.landscape import COARSE, SIDE, between, directions, failure, landscape
 from sparring.diagnosis.lipschitz import sensitivity
 from sparring.diagnosis.repair import blocking
 from sparring.diagnosis.result import TARGET, Diagnosis, Landscape
-from sparring.diagnosis.taylor import DUAL, first_order
+from sparring.diagnosis.taylor import DUAL, LARGE, first_order
 from sparring.diagnosis.transfer import apart, distilled, learnt, transfer_matrix
 from sparring.errors import InputError, UnsupportedError
 from sparring.evaluation.task import Images, Subset, checked_task

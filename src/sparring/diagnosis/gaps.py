@@ -43,6 +43,8 @@ def gaps(trace: Trace) -> list[Gap]:
             continue
         if len(before) != len(after) or before.numel() != after.numel():
             continue
+        if not bool(before.isfinite().all() and after.isfinite().all()):
+            continue  # nothing can be fitted
         alive = _alive(grad, len(after))
         lost = alive & ~_alive(before.grad, len(before))
         if bool(lost.any()) or not torch.equal(before.reshape(after.shape), after):

@@ -18,7 +18,6 @@ from sparring.threat import ThreatModel
 
 SIDE, COARSE = 21, 11
 """Points along a side of a picture; of one around a large image."""
-LARGE = 50_000
 REACH = 2.0
 BATCH = 32
 TURNED = 20

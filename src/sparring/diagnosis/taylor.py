@@ -16,7 +16,9 @@ from sparring.threat import ThreatModel
 STEPS = (0.0, 0.125, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 """Multiples of eps at which the lines are drawn."""
 DUAL = {"linf": 1.0, "l2": 2.0, "l1": float("inf")}
-POWER_ITERATIONS = 30
+POWER_ITERATIONS, FEW_ITERATIONS = 30, 8
+"""For images, and for those of more than `LARGE` numbers."""
+LARGE = 50_000
 POINT = 0.01
 
 
@@ -90,7 +92,8 @@ def first_order(
                 clipped.append(start + (grad * step).flatten(1).sum(1))
         whole = threat.steepest_step(images, grad)
         bends = curvature_along(model, images, labels, loss, whole)
-        tops = top_curvature(model, images[:top], labels[:top], loss).tolist() if top else []
+        iterations = POWER_ITERATIONS if images[0].numel() < LARGE else FEW_ITERATIONS
+        tops = top_curvature(model, images[:top], labels[:top], loss, iterations).tolist() if top else []
         at = STEPS.index(1.0)
         columns = [torch.stack(part, 1).tolist() for part in (true, clipped)]
         lines = tuple(

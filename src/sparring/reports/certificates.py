@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -18,27 +19,8 @@ if TYPE_CHECKING:
 Point = tuple[float, "Estimate", "Estimate | None"]
 """Budget, certified accuracy (at least), accuracy under attack (at most)."""
 
-PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>sparring certificate: {{ model | line }}</title>
-<style>:root { --ink: #1b1f24; --ink-2: #57606a; --line: #d8dee4; --s1: #0b62a4; --s2: #b4530a;
-color-scheme: light dark }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6edf3; --ink-2: #9da7b1; --line: #30363d; --s1: #6cb6ff;
---s2: #f0a35e } }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 44rem; margin: 2rem auto; padding: 0 1rem; color: var(--ink) }
-svg { width: 100%; height: auto } table { border-collapse: collapse } td, th { padding: .2rem 1rem .2rem 0;
-text-align: left } text { font-size: 9px; fill: var(--ink-2) }</style></head><body>
-<h1>What no attack can break</h1>
-<p>{{ model | line }} on {{ data | line }}, {{ norm }} epsilon {{ eps }}, method {{ method }}.</p>
-<p><b>{{ certified }}</b> certified of {{ clean }} right.</p>
-<p>The certificate is about {{ subject }}. It does not cover a stack around the model.</p>
-{% for note in notes %}<p>{{ note }}</p>{% endfor %}
-{% if chart %}<figure>{{ chart | svg }}<figcaption>Accuracy (%) against epsilon: certified (at least) below, after
-attacks (at most) above; the true robust accuracy lies between.</figcaption></figure>{% endif %}
-{% if rows %}<table><thead><tr><th>epsilon</th><th>certified, at least</th><th>attacked, at most</th></tr></thead>
-<tbody>{% for row in rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}</tbody></table>
-{% endif %}</body></html>
-"""
+IMAGES = 200
+"""Images that the page lists, at most."""
 
 
 def terminal(certificate: Certificate, points: Sequence[Point], console: Console) -> None:
@@ -63,20 +45,42 @@ def terminal(certificate: Certificate, points: Sequence[Point], console: Console
 
 def html(certificate: Certificate, points: Sequence[Point], *, model: str, data: str, eps: str) -> str:
     """The page. Equal certificates give equal pages; names are untrusted and escaped."""
-    template = _environment().from_string(PAGE)
-    return template.render(
-        model=model,
-        data=data,
-        norm=certificate.norm,
-        eps=eps,
-        method=certificate.method,
-        certified=str(certificate.certified_accuracy),
-        clean=str(certificate.clean_accuracy),
-        subject=certificate.subject,
-        notes=certificate.notes,
-        chart=chart(points, certificate.norm) if len(points) > 1 else "",
-        rows=[(f"{at:.3g}", _percent(low), _percent(high)) for at, low, high in points],
+    return (
+        _environment()
+        .get_template("certificate.html.j2")
+        .render(
+            proof=certificate,
+            model=model,
+            data=data,
+            eps=eps,
+            rows=list(_numbers(certificate)),
+            chart=chart(points, certificate.norm) if len(points) > 1 else "",
+            points=[(f"{at:.3g}", _percent(low), _percent(high)) for at, low, high in points],
+            images=list(_images(certificate)),
+        )
     )
+
+
+def _numbers(certificate: Certificate) -> Iterator[tuple[str, str]]:
+    yield "certified: right, and proved", str(certificate.certified_accuracy)
+    yield "right", str(certificate.clean_accuracy)
+    if certificate.abstained is not None:
+        yield "abstained", f"{int(certificate.abstained.sum())} of {len(certificate.labels)}"
+    if certificate.ceiling is not None:
+        yield "largest radius that can be shown", f"{certificate.ceiling:.3g}"
+    if certificate.radius is not None:
+        yield "radius, median", f"{float(certificate.radius.median()):.3g}"
+
+
+def _images(certificate: Certificate) -> Iterator[tuple[str, ...]]:
+    """Number, label, answer, verdict and what is known of each of the first images."""
+    for i in range(min(IMAGES, len(certificate.labels))):
+        said, label = int(certificate.prediction[i]), int(certificate.labels[i])
+        verdict = "certified" if certificate.certified[i] else "wrong" if said != label else "unknown"
+        lower, radius = float(certificate.lower[i]), certificate.radius
+        known = "-" if math.isnan(lower) else f"{lower:.3g}"
+        reach = "-" if radius is None else f"{float(radius[i]):.3g}"
+        yield str(i), str(label), "abstains" if said < 0 else str(said), verdict, known, reach
 
 
 def chart(points: Sequence[Point], norm: str) -> str:
