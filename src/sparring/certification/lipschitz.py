@@ -124,7 +124,8 @@ def _spectrum(layer: Conv, weight: Tensor) -> Tensor:
     if blocks.shape[2:] == (1, 1):  # the same matrix for every frequency
         return blocks.permute(2, 3, 0, 1)
     height, width = (max(-(-n // s) + k - 1, k) for n, s, k in zip(size, layer.stride, blocks.shape[2:], strict=True))
-    return torch.fft.rfft2(blocks, (height, width)).permute(2, 3, 0, 1)
+    spectrum: Tensor = torch.fft.rfft2(blocks, (height, width))
+    return spectrum.permute(2, 3, 0, 1)
 
 
 def _spread(weight: Tensor, dilation: tuple[int, int]) -> Tensor:
