@@ -24,9 +24,9 @@ from sparring.guard.watch.profile import seen_of
 from sparring.guard.watch.stream import Seen
 
 LOG = logging.getLogger("sparring.guard")
-LINGER, LONGEST = 5.0, 0.03
-"""How long a first batch waits for others: so many times as long as the last work took, at most so many seconds. Few
-at a time cost more each, which matters only while there are many.
+LINGER, LONGEST, FEW = 5.0, 0.03, 8
+"""How long a first batch waits for others: so many times as long as the last work took, at most so many seconds, and
+not at all after work on less than so many images. A lone attacker is noticed at once, and of many each costs less.
 """
 MOST = 64
 """Batches waiting for this thread, from which on whoever brings more does its work."""
@@ -69,8 +69,8 @@ class Books:
         if len(self._batches) > MOST:
             self.settle()
 
-    def settle(self) -> None:
-        """Do all that waits."""
+    def settle(self) -> int:
+        """Do all that waits; returns how many images there were."""
         with self._busy:
             batches = [self._batches.popleft() for _ in range(len(self._batches))]
             promises = [o.stored for batch in batches for o in batch.outcomes if o.stored is not None]
@@ -80,6 +80,7 @@ class Books:
             except Exception:  # what is wrong with these must not keep the next ones out
                 LOG.exception("the books were not kept of %d batches", len(batches))
                 _keep(promises, False)
+            return sum(len(batch.answers) for batch in batches)
 
     def close(self) -> None:
         """Do what waits, then stop."""
@@ -89,15 +90,15 @@ class Books:
         self.settle()
 
     def _run(self) -> None:
-        took = 0.0
+        linger = 0.0
         while not self._closing:
             self._news.wait()
-            if not self._closing:
-                time.sleep(min(LINGER * took, LONGEST))
+            if linger and not self._closing:
+                time.sleep(linger)
             self._news.clear()
             start = time.perf_counter()
-            self.settle()
-            took = time.perf_counter() - start
+            count = self.settle()
+            linger = min(LINGER * (time.perf_counter() - start), LONGEST) if count >= FEW else 0.0
 
     def _entered(self, batches: Sequence[Batch], promises: Sequence[asyncio.Future[bool]]) -> bool:
         """Write down, count, and pass on to the watch; False where the writer does not take it."""
