@@ -1,0 +1,27 @@
+"""The tables of the diagnosis page are those of the records in bench/results/diagnose."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_the_table_of_models_that_were_not_seen_before() -> None:
+    rows = json.loads((ROOT / "bench" / "results" / "diagnose" / "unseen.json").read_text())
+    said = (ROOT / "docs" / "diagnosis.md").read_text().splitlines()
+    assert len(rows["masked"]) >= 20
+    for name, row in rows["masked"].items():
+        found = ", ".join(row["findings"])
+        line = f"| {name} | {found} | {100 * row['robust']:.1f} % | {100 * row['truth']:.1f} % |"
+        assert line in said, line
+        assert row["right"], name
+    assert len(rows["honest"]) >= 20
+    assert all(not row["findings"] and row["believable"] for row in rows["honest"].values())
+
+
+def test_the_audit_is_not_more_than_a_point_above_any_reference() -> None:
+    rows = json.loads((ROOT / "bench" / "results" / "diagnose" / "unseen.json").read_text())["masked"]
+    above = {name: row["robust"] - row["truth"] for name, row in rows.items() if row["robust"] > row["truth"] + 0.01}
+    assert set(above) <= {"random-shift"}, above
