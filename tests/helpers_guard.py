@@ -171,15 +171,18 @@ class Postgres:
         (self.folder / "data" / "postmaster.pid").unlink(missing_ok=True)  # a zombie would count as running
 
     def stop(self) -> None:
-        """At the end; a server that a test left killed has nothing to stop."""
-        if not (self.folder / "data" / "postmaster.pid").exists():
-            return
-        self._run("pg_ctl", "-D", str(self.folder / "data"), "-m", "immediate", "-t", "20", "stop", seconds=20)
+        """At the end; one that a test left killed has nothing to stop, and one that is gone needs no second try."""
+        left = self.folder / "data" / "postmaster.pid"
+        self._run(
+            "pg_ctl", "-D", str(self.folder / "data"), "-m", "immediate", "-t", "20", "stop", seconds=20, gone=left
+        )
 
-    def _run(self, name: str, *arguments: str, seconds: float = 0.0) -> None:
-        """Run one of PostgreSQL's programs, again for `seconds` while it fails (pg_ctl's child keeps its output)."""
+    def _run(self, name: str, *arguments: str, seconds: float = 0.0, gone: Path | None = None) -> None:
+        """Run one of PostgreSQL's programs, again for `seconds` while it fails (pg_ctl's child keeps its output), or
+        until the file `gone` is.
+        """
         deadline = time.monotonic() + seconds
-        while True:
+        while gone is None or gone.exists():
             done = subprocess.run(
                 [str(self.bin / name), *arguments],
                 user=self.user,
@@ -189,10 +192,10 @@ class Postgres:
                 check=False,
                 timeout=60,
             )
-            if done.returncode == 0 or time.monotonic() > deadline:
-                break
+            if done.returncode == 0:
+                return
+            assert time.monotonic() < deadline, name
             time.sleep(0.2)
-        assert done.returncode == 0, name
 
 
 def need_postgres() -> None:
