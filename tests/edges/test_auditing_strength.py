@@ -79,7 +79,7 @@ def test_precise_gradients_are_those_of_the_model(net, data, norm):
     images, labels = data
     threat = sp.ThreatModel(norm, 0.1 if norm == "linf" else 0.8)
     small = Around(net, after=lambda z: 3e-44 * z)
-    precise, said = more_precise(small, images[:32], labels[:32], threat) or (None, "")
+    precise, said, _ = more_precise(small, images[:32], labels[:32], threat) or (None, "", 0.0)
     assert isinstance(precise, InDouble)
     assert "float64's" in said
     model = InDouble(net)
