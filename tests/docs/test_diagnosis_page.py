@@ -25,3 +25,11 @@ def test_the_audit_is_not_more_than_a_point_above_any_reference() -> None:
     rows = json.loads((ROOT / "bench" / "results" / "diagnose" / "unseen.json").read_text())["masked"]
     above = {name: row["robust"] - row["truth"] for name, row in rows.items() if row["robust"] > row["truth"] + 0.01}
     assert set(above) <= {"random-shift"}, above
+
+
+def test_what_autoattack_leaves() -> None:
+    rows = json.loads((ROOT / "bench" / "results" / "diagnose" / "unseen-autoattack.json").read_text())
+    said = (ROOT / "docs" / "diagnosis.md").read_text().replace("\n", " ")
+    for name in ("signs", "steep-hard-sigmoid"):
+        assert f"{100 * rows[name]['masked']:.1f} %" in said
+        assert f"{100 * rows[name]['with_twin']:.1f} %" in said
