@@ -161,11 +161,11 @@ def checked_proof(proof: Certificate | None, task: Task) -> Tensor | None:
 
 
 def chunk_size(numbers_per_image: int, n: int, processes: int = 1) -> int:
-    """Images per chunk: a power of two between 16 and 1024 that keeps a chunk near 32 MiB of float32 and, where
+    """Images per chunk: a power of two between 16 and 1024 that keeps a chunk near 16 MiB of float32 and, where
     several processes share `n` images, gives each of them at least four chunks.
     """
     most = 1024 if processes == 1 else min(1024, n // (4 * processes))
-    fitting = max(16, min(most, 2**23 // max(1, numbers_per_image)))
+    fitting = max(16, min(most, 2**22 // max(1, numbers_per_image)))
     return int(2 ** (fitting.bit_length() - 1))
 
 
