@@ -6,6 +6,7 @@ import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,7 +20,7 @@ from sparring.estimate import Estimate, proportion
 from sparring.evaluation.driver import evaluate
 from sparring.evaluation.effort import chosen_attacks
 from sparring.evaluation.evaluation import Evaluation, survived
-from sparring.evaluation.nearer import CLASSES, REACH, STEPS, approached, drawn_in
+from sparring.evaluation.nearer import CLASSES, REACH, STEPS, approached, drawn_in, remembered
 from sparring.evaluation.progress import Progress
 from sparring.evaluation.task import Images, Subset, Task, checked_task
 from sparring.model import Model
@@ -132,7 +133,8 @@ def robustness_curve(
         most = max(16, BLOCK_VALUES // math.prod(task.images[0:1].shape))
         blocks = [range(start, min(start + most, n)) for start in range(0, n, most)]
         scouts = SCOUTS if attacks is None else chosen
-        found = (_Search(task, block, budgets, attacked).distances(scouts, chosen) for block in blocks)
+        kept = None if out is None else Path(out) / "nearer"
+        found = (_Search(task, block, budgets, attacked, kept).distances(scouts, chosen) for block in blocks)
         distances = tuple(distance for block in found for distance in block)
         accuracy = [proportion(sum(d > budget for d in distances), n) for budget in budgets]
     else:
@@ -152,8 +154,11 @@ def robustness_curve(
 class _Search:
     """For some images, `members`, the largest budget each withstood and its nearest adversarial, drawn together."""
 
-    def __init__(self, task: Task, members: Sequence[int], budgets: Sequence[float], attacked: Attacked) -> None:
+    def __init__(
+        self, task: Task, members: Sequence[int], budgets: Sequence[float], attacked: Attacked, folder: Path | None
+    ) -> None:
         self._task, self._members, self._budgets, self._attacked = task, members, list(budgets), attacked
+        self._folder = folder
         self._stood = dict.fromkeys(members, -1.0)  # -1: at none
         self._nearest = dict.fromkeys(members, math.inf)
         self._found: dict[int, Tensor] = {}
@@ -207,7 +212,8 @@ class _Search:
             for start in range(0, len(rows), DRAWN_AT_ONCE // CLASSES):
                 part = rows[start : start + DRAWN_AT_ONCE // CLASSES]
                 radius = [CLOSER * self._nearest[i] for i in part]
-                points, met = approached(self._task, part, radius)
+                find = partial(approached, self._task, part, radius)
+                points, met = remembered(self._folder, self._task, part, radius, find)
                 for k in met.nonzero().flatten().tolist():
                     self._found[part[k]], self._nearest[part[k]] = points[k], radius[k]
                     nearer.append(part[k])

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import cast
 
 import torch
+from safetensors.torch import load, save
 from torch import Tensor
 
 from sparring import norms
 from sparring.attacks.minimal import movable
 from sparring.attacks.multitargeted import promising
-from sparring.evaluation.task import Subset, Task
+from sparring.evaluation.task import Subset, Task, run_key
+from sparring.files import write_whole
 from sparring.model import frozen_eval
 from sparring.norms import per_image
 from sparring.problem import Problem
@@ -21,8 +25,8 @@ from sparring.threat import ThreatModel
 
 HALVINGS, STEPS, REACH = 6, 8, 0.85
 """Drawing in: bisections, gradients at each of them, and the share of the distance below which none looks."""
-CLASSES, RUN = 3, 12
-"""Approaching: classes tried per image, and gradients for each."""
+CLASSES, RUN = 9, 20
+"""Approaching: classes tried per image at most, and gradients for each."""
 
 
 def drawn_in(
@@ -65,6 +69,27 @@ def approached(task: Task, rows: list[int], radius: Sequence[float]) -> tuple[Te
             start = left.images + 2 * left.streams.uniform(left.images.shape[1:], left.images) - 1
             points[~met], met[~met] = _climbed(left, start, reach[~met], RUN, first=1.0, loss="cross_entropy")
     return points.cpu(), met.cpu()
+
+
+def remembered(
+    folder: Path | None, task: Task, rows: list[int], radius: Sequence[float], find: Callable[[], tuple[Tensor, Tensor]]
+) -> tuple[Tensor, Tensor]:
+    """What `find` returns for the images `rows` within `radius` of them; kept in `folder`, where an interrupted curve
+    finds it again, whole and for the same model, images, labels and threat, or not at all.
+    """
+    if folder is None:
+        return find()
+    pictures = [digest.hex() for digest in digests(Subset(task.images, rows)[0 : len(rows)])]
+    known = [run_key(task, ["nearer"], []), pictures, task.goal(torch.tensor(rows)), list(radius), CLASSES, RUN]
+    file = folder / hashlib.sha256(repr(known).encode()).hexdigest()[:32]
+    content = file.read_bytes() if file.is_file() else b""
+    if content[:32] == hashlib.sha256(content[32:]).digest():
+        parts = load(content[32:])
+        return parts["points"], parts["met"]
+    points, met = find()
+    body = save({"points": points.contiguous(), "met": met})
+    write_whole(file, hashlib.sha256(body).digest() + body)
+    return points, met
 
 
 @contextmanager
