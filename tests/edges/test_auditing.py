@@ -103,6 +103,7 @@ def test_rounded_input_has_zero_gradient(net, data):
     assert report.evaluation.robust_accuracy.value < 0.35
 
 
+@pytest.mark.slow
 def test_rounding_in_a_function_is_left_to_searches(net, data):
     report = audited(lambda x: net((x * 16).round() / 16), (data[0][:30], data[1][:30]))
     assert not found(report, "zero-gradient")[0].resolved
@@ -130,6 +131,7 @@ def test_scaled_logits_do_not_fool_the_margin(net, data):
     assert report.evaluation.robust_accuracy.value <= plain.evaluation.robust_accuracy.value + 0.05
 
 
+@pytest.mark.slow
 def test_scaled_logits_with_cross_entropy_alone_is_not_believed(net, data):
     report = audited(Around(net, after=lambda z: 1000 * z), data, attacks=["pgd:steps=10"])
     assert not found(report, "vanishing-cross-entropy")[0].resolved

@@ -109,6 +109,7 @@ def test_a_curve_alone_resumes(net, data, tmp_path):
     assert counted.asked < 0.35 * spent, "clean passes and drawing in are not recorded"
 
 
+@pytest.mark.slow
 def test_pairs_are_compared_on_a_sample_that_is_stated(net, data, monkeypatch):
     monkeypatch.setattr(checks, "PAIRED_SAMPLE", 90)
     model = Around(net, before=OnlyAtData.apply)
