@@ -209,3 +209,17 @@ def need_postgres() -> None:
 
 def seeded(number: int) -> torch.Generator:
     return torch.Generator().manual_seed(number)
+
+
+def ready(process: subprocess.Popen[str]) -> str:
+    """The address of a guard in a process of its own, which prints its port, once it takes requests."""
+    assert process.stdout is not None
+    url = f"http://127.0.0.1:{int(process.stdout.readline())}"
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            if httpx.get(f"{url}/readyz").status_code == 200:
+                break
+        except httpx.TransportError:
+            time.sleep(0.05)
+    return url

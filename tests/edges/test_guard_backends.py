@@ -13,11 +13,10 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
 
-import httpx
 import pytest
 import torch
 from tests.edges.test_guard_service import STARTER, infer
-from tests.helpers_guard import KEY, SHAPE, running
+from tests.helpers_guard import KEY, SHAPE, ready, running
 from tests.helpers_onnx import convolutional
 
 from sparring.defenses import Stack
@@ -44,15 +43,7 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, subpr
     with subprocess.Popen(
         [sys.executable, "-c", STARTER], cwd=folder, env=environment, stdout=subprocess.PIPE, text=True
     ) as process:
-        assert process.stdout is not None
-        url = f"http://127.0.0.1:{int(process.stdout.readline())}"
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            try:
-                if httpx.get(f"{url}/readyz").status_code == 200:
-                    break
-            except httpx.TransportError:
-                time.sleep(0.05)
+        url = ready(process)
         yield f"{url}/v2/models/model", process
         process.send_signal(signal.SIGCONT)
         process.terminate()

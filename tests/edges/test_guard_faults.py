@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 from tests.edges.test_guard_service import STARTER, infer
-from tests.helpers_guard import KEY, Postgres, need_postgres
+from tests.helpers_guard import KEY, Postgres, need_postgres, ready
 from torch import Tensor
 
 from sparring.guard.events.store import Store
@@ -33,15 +33,7 @@ def process(folder: Path, database: str, events: str = "closed") -> Iterator[tup
         [sys.executable, "-c", STARTER], cwd=folder, env=environment, stdout=subprocess.PIPE, text=True
     ) as started:
         try:
-            assert started.stdout is not None
-            url = f"http://127.0.0.1:{int(started.stdout.readline())}"
-            deadline = time.monotonic() + 60
-            while time.monotonic() < deadline:
-                try:
-                    if httpx.get(f"{url}/readyz").status_code == 200:
-                        break
-                except httpx.TransportError:
-                    time.sleep(0.05)
+            url = ready(started)
             yield url, started
         finally:
             started.kill()

@@ -22,7 +22,7 @@ from sparring.evaluation.effort import chosen_attacks
 from sparring.evaluation.evaluation import Evaluation, survived
 from sparring.evaluation.nearer import CLASSES, REACH, STEPS, approached, drawn_in, remembered
 from sparring.evaluation.progress import Progress
-from sparring.evaluation.task import Images, Subset, Task, checked_task
+from sparring.evaluation.task import Images, Subset, Task, checked_task, run_key
 from sparring.model import Model
 from sparring.threat import ThreatModel
 
@@ -158,7 +158,7 @@ class _Search:
         self, task: Task, members: Sequence[int], budgets: Sequence[float], attacked: Attacked, folder: Path | None
     ) -> None:
         self._task, self._members, self._budgets, self._attacked = task, members, list(budgets), attacked
-        self._folder = folder
+        self._folder, self._run = folder, "" if folder is None else repr(run_key(task, ["nearer"], []))
         self._stood = dict.fromkeys(members, -1.0)  # -1: at none
         self._nearest = dict.fromkeys(members, math.inf)
         self._found: dict[int, Tensor] = {}
@@ -213,7 +213,7 @@ class _Search:
                 part = rows[start : start + DRAWN_AT_ONCE // CLASSES]
                 radius = [CLOSER * self._nearest[i] for i in part]
                 find = partial(approached, self._task, part, radius)
-                points, met = remembered(self._folder, self._task, part, radius, find)
+                points, met = remembered(self._folder, self._run, self._task, part, radius, find)
                 for k in met.nonzero().flatten().tolist():
                     self._found[part[k]], self._nearest[part[k]] = points[k], radius[k]
                     nearer.append(part[k])

@@ -15,7 +15,7 @@ from torch import Tensor
 from sparring import norms
 from sparring.attacks.minimal import movable
 from sparring.attacks.multitargeted import promising
-from sparring.evaluation.task import Subset, Task, run_key
+from sparring.evaluation.task import Subset, Task
 from sparring.files import write_whole
 from sparring.model import frozen_eval
 from sparring.norms import per_image
@@ -72,15 +72,20 @@ def approached(task: Task, rows: list[int], radius: Sequence[float]) -> tuple[Te
 
 
 def remembered(
-    folder: Path | None, task: Task, rows: list[int], radius: Sequence[float], find: Callable[[], tuple[Tensor, Tensor]]
+    folder: Path | None,
+    run: str,
+    task: Task,
+    rows: list[int],
+    radius: Sequence[float],
+    find: Callable[[], tuple[Tensor, Tensor]],
 ) -> tuple[Tensor, Tensor]:
     """What `find` returns for the images `rows` within `radius` of them; kept in `folder`, where an interrupted curve
-    finds it again, whole and for the same model, images, labels and threat, or not at all.
+    finds it again, whole and for the same `run` (its key in words), images and labels, or not at all.
     """
     if folder is None:
         return find()
     pictures = [digest.hex() for digest in digests(Subset(task.images, rows)[0 : len(rows)])]
-    known = [run_key(task, ["nearer"], []), pictures, task.goal(torch.tensor(rows)), list(radius), CLASSES, RUN]
+    known = [run, pictures, task.goal(torch.tensor(rows)), list(radius), CLASSES, RUN]
     file = folder / hashlib.sha256(repr(known).encode()).hexdigest()[:32]
     content = file.read_bytes() if file.is_file() else b""
     if content[:32] == hashlib.sha256(content[32:]).digest():
