@@ -1,7 +1,7 @@
 """Two processes under torchrun beside one: the same records, and how much sooner.
 
     .venv/bin/python bench/distributed.py               # small-pgd, effort thorough, 300 images: minutes on two cores
-    .venv/bin/python bench/distributed.py --n 40 --effort standard --out -    # tries the harness
+    .venv/bin/python bench/distributed.py --images 40 --effort standard --out -    # tries the harness
 
 One thread each. The time is that of `sparring.evaluate` between two barriers, so that start-up is left out; the
 longest of the processes counts.
@@ -33,7 +33,7 @@ def work(options: argparse.Namespace) -> None:
 
     torch.set_num_threads(1)
     net = zoo.load(options.model)
-    images, labels = zoo.to_attack(options.model, options.n)
+    images, labels = zoo.to_attack(options.model, options.images)
     threat = sp.ThreatModel("linf", zoo.ZOO[options.model].budgets["linf"])
     if "RANK" in os.environ:
         dist.init_process_group("gloo")
@@ -54,7 +54,7 @@ def launched(options: argparse.Namespace, processes: int) -> dict[str, Any]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "result.json"
-        arguments = ["--model", options.model, "--n", str(options.n), "--effort", options.effort]
+        arguments = ["--model", options.model, "--images", str(options.images), "--effort", options.effort]
         command = [str(Path(__file__).resolve()), *arguments, "--result", str(result)]
         several = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
         subprocess.run([sys.executable, *(several if processes > 1 else []), *command], check=True, env=environment)
@@ -65,7 +65,7 @@ def launched(options: argparse.Namespace, processes: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="small-pgd")
-    parser.add_argument("--n", type=int, default=300)
+    parser.add_argument("--images", type=int, default=300)
     parser.add_argument("--effort", default="thorough")
     parser.add_argument("--out", type=Path, default=HERE / "results" / "distributed.json")
     parser.add_argument("--result", type=Path, help=argparse.SUPPRESS)

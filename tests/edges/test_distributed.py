@@ -16,7 +16,7 @@ import sparring as sp
 torch.set_num_threads(1)
 torch.manual_seed(0)
 model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 24), torch.nn.ReLU(), torch.nn.Linear(24, 4))
-images = torch.rand(120, 1, 4, 4, generator=torch.Generator().manual_seed(1))
+images = torch.rand(600, 1, 4, 4, generator=torch.Generator().manual_seed(1))
 labels = model(images).argmax(1)
 if sys.argv[2] == "wrong":
     labels[0] = 7
@@ -49,10 +49,7 @@ def test_two_processes_give_the_records_of_one(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     one, first, second = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one-0", "two-0", "two-1"))
     assert first == second
-    assert [row[:3] for row in first[0]] == [row[:3] for row in one[0]]
-    assert first[1:] == one[1:]
-    for mine, theirs in zip(first[0], one[0], strict=True):
-        assert abs(mine[3] - theirs[3]) < 1e-4
+    assert first == one  # to the last bit: two processes work on the pieces that one does
 
 
 def test_two_processes_resume_what_they_wrote(tmp_path: Path) -> None:

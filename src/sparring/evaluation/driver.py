@@ -169,20 +169,20 @@ def _over_chunks(
     if stage is not None:
         chosen = state.standing() if stage.rows is None else stage.rows & state.standing()
     name = str(stage.attack) if stage else "clean"
-    chunks = task.chunks()
 
     def work() -> list[ChunkResult]:
-        own = []
-        for chunk, part in enumerate(chunks):
-            if task.ranks.mine(chunk):
-                with seeded(task.seed, number, chunk):
-                    result = _chunk(task, stage, number, chunk, part, chosen, state, store)
+        own, shares = [], task.shares(chosen)
+        for share, rows in enumerate(shares):
+            if task.ranks.mine(share):
+                with seeded(task.seed, number, share):
+                    result = _share(task, stage, number, share, rows, store)
                 state.apply(result)
                 results.append(replace(result, adversarials=None))  # the store has them
                 if task.ranks.size > 1:
                     own.append(store.portable(result))
             robust = state.robust() / max(1, int(state.seen.sum()))
-            report(Progress(name, number, stages, part.stop, len(task.labels), robust))
+            done = task.done(shares, share)
+            report(Progress(name, number, stages, done, len(task.labels), robust))
         return own
 
     for result in task.ranks.gathered(work):
@@ -192,19 +192,10 @@ def _over_chunks(
             store.remember(result)
 
 
-def _chunk(
-    task: Task,
-    stage: Stage | None,
-    number: int,
-    chunk: int,
-    part: slice,
-    chosen: Tensor | None,
-    state: State,
-    store: MemoryStore | DiskStore,
+def _share(
+    task: Task, stage: Stage | None, number: int, chunk: int, rows: Tensor, store: MemoryStore | DiskStore
 ) -> ChunkResult:
-    rows = torch.arange(part.start, part.stop) if chosen is None else chosen[part].nonzero().flatten() + part.start
-    if not len(rows):
-        return ChunkResult(number, chunk, "", (), torch.empty(0, dtype=torch.int64), None, 0, 0.0, ())
+    part = slice(int(rows[0]), int(rows[-1]) + 1)
     images = task.read(part)
     identity = f"{task.chunk_digest(images, part)}|{'clean' if stage is None else stage.attack}"
     stored = store.load(number, chunk, identity)

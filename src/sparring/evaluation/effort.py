@@ -32,6 +32,8 @@ SAMPLE = 36
 """Images of a spot check: none broken bounds the share that is missed at about 8 %."""
 NEAREST = 0.12
 """Share of the images that stand, those with the smallest margins, that always counts as close to breaking ..."""
+NEAR = 1 / 3
+"""Share of the images that stand, those with the smallest margins, that the attacks of `near` go to."""
 STRETCH = 2.0
 """... and so does every image that twice the effect of the last two attacks would break."""
 
@@ -44,8 +46,9 @@ MANY = 0.1
 class Effort:
     """Attacks and the images they go to, in the order of the fields.
 
-    everyone: all images that stand; in l1 the attacks of `l1` instead, where there are any. close: those with the
-    smallest margins, the more of them the more the last attacks of `everyone` still took off the margins. search:
+    everyone: all images that stand; in l1 the attacks of `l1` instead, where there are any. near: the third of them
+    with the smallest margins. close: those with the smallest margins, the more of them the more the last attacks of
+    `everyone` and `near` still took off the margins. search:
     without gradients, on the images whose gradients mislead, and on all where these are many; deep: there too, if a
     search broke one. noise: everyone, since what it breaks the gradients missed. blind: with `everyone`, for a model
     that shows no gradients. check: a random sample of all that were not `close`, with the searches, to bound what was
@@ -55,6 +58,7 @@ class Effort:
     about: str
     everyone: tuple[Attack, ...]
     l1: tuple[Attack, ...] = ()
+    near: tuple[Attack, ...] = ()
     close: tuple[Attack, ...] = ()
     search: tuple[Attack, ...] = ()
     deep: tuple[Attack, ...] = ()
@@ -68,6 +72,7 @@ class Effort:
         every = (
             *self.everyone,
             *self.l1,
+            *self.near,
             *self.close,
             *self.search,
             *self.deep,
@@ -90,6 +95,10 @@ class Effort:
         for attack in everyone:
             margins.append(state.margin_values())
             yield Stage(attack)
+        for attack in fitting(self.near):
+            margins.append(state.margin_values())
+            standing = state.standing()
+            yield Stage(attack, nearest(state, standing, math.ceil(NEAR * int(standing.sum()))), "nearest third")
         close = _close(state, margins[-2:][0])
         for attack in fitting(self.close):
             yield Stage(attack, close, "close to breaking")
@@ -168,7 +177,8 @@ _BLIND = (Square(queries=5000), HopSkipJump())
 EFFORTS: dict[str, Effort] = {
     "quick": Effort(
         about="A few dozen gradients per image, for the inner loop of development.",
-        everyone=(*_SWEEP[:2], MultiTargeted(targets=2, steps=10)),
+        everyone=_SWEEP[:2],
+        near=(MultiTargeted(targets=2, steps=10),),
         close=(MultiTargeted(targets=4, steps=30, random_start=True),),
         search=(Square(queries=100),),
         deep=(Square(queries=500),),

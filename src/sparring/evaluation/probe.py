@@ -19,21 +19,20 @@ from sparring.threat import ThreatModel
 
 def setting(task: Task, state: State, stages: int, report: Callable[[Progress], None]) -> Setting:
     """What a plan may know of the model: what it shows and, if it asks, which gradients mislead."""
-    chunks = task.chunks()
 
     def probed() -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
-        own = []
-        for chunk in filter(task.ranks.mine, range(len(chunks))):
-            part = chunks[chunk]
-            here = state.standing()[part].nonzero().flatten()
-            if len(here):
-                rows = here + part.start
-                problem = task.problem(task.read(part)[here.to(task.device)], task.goal(rows), "gradients")
-                with seeded(task.seed, "probe", chunk):
+        own, shares = [], task.shares(state.standing())
+        for share, rows in enumerate(shares):
+            if task.ranks.mine(share):
+                here = (rows - rows[0]).to(task.device)
+                images = task.read(slice(int(rows[0]), int(rows[-1]) + 1))[here]
+                problem = task.problem(images, task.goal(rows), "gradients")
+                with seeded(task.seed, "probe", share):
                     misled = misleading(problem).cpu()
                 own.append((rows, misled, problem.ledger.forwards, problem.ledger.backwards))
             robust = state.robust() / max(1, int(state.seen.sum()))
-            report(Progress("gradient probe", 0, stages, part.stop, len(task.labels), robust))
+            done = task.done(shares, share)
+            report(Progress("gradient probe", 0, stages, done, len(task.labels), robust))
         return own
 
     def doubtful() -> Tensor:

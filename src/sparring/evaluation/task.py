@@ -68,6 +68,29 @@ class Task:
         n = len(self.labels)
         return [slice(a, min(a + self.chunk_size, n)) for a in range(0, n, self.chunk_size)]
 
+    def shares(self, chosen: Tensor | None = None) -> list[Tensor]:
+        """The images `chosen` (bool, (N,); all where None) by index, in the pieces that are worked on one by one and
+        dealt to processes. They are the chunks; where these are too few to go round evenly, each is cut in two (or in
+        as many as there are processes) unless that makes batches too small. So one process and two do the same work.
+        """
+        chunks, cuts = self.chunks(), max(2, self.ranks.size)
+        least = max(16, self.plan.batch_size // 4)
+        pieces = []
+        for part in chunks:
+            rows = torch.arange(part.start, part.stop)
+            rows = rows if chosen is None else rows[chosen[part]]
+            cut = min(cuts, len(rows) // least) if len(chunks) < 4 * cuts else 1
+            pieces += [piece for piece in rows.tensor_split(max(1, cut)) if len(piece)]
+        return pieces
+
+    def done(self, shares: list[Tensor], share: int) -> int:
+        """How many images are settled once `share` is, up to the end of its chunk where it is the last one there."""
+        if share + 1 == len(shares):
+            return len(self.labels)
+        following = int(shares[share + 1][0])
+        begun = following - following % self.chunk_size
+        return begun if begun > int(shares[share][-1]) else following
+
     def read(self, part: slice) -> Tensor:
         """The images of a chunk, checked, on the model's device."""
         images = self.images[part]
@@ -126,7 +149,6 @@ def checked_task(
     check_images(first, threat.bounds)
     first = first.detach()
     device = device_of(model, first)
-    ranks = Ranks()
     how = plan(model, first.to(device), batch_size)
     return Task(
         model,
@@ -136,9 +158,9 @@ def checked_task(
         threat,
         seed,
         how,
-        chunk_size(first[0].numel(), len(labels), ranks.size),
+        chunk_size(first[0].numel()),
         device,
-        ranks,
+        Ranks(),
     )
 
 
@@ -160,12 +182,9 @@ def checked_proof(proof: Certificate | None, task: Task) -> Tensor | None:
     return proof.certified.cpu()
 
 
-def chunk_size(numbers_per_image: int, n: int, processes: int = 1) -> int:
-    """Images per chunk: a power of two between 16 and 1024 that keeps a chunk near 16 MiB of float32 and, where
-    several processes share `n` images, gives each of them at least four chunks.
-    """
-    most = 1024 if processes == 1 else min(1024, n // (4 * processes))
-    fitting = max(16, min(most, 2**22 // max(1, numbers_per_image)))
+def chunk_size(numbers_per_image: int) -> int:
+    """Images per chunk: a power of two between 16 and 1024 that keeps a chunk near 16 MiB of float32."""
+    fitting = max(16, min(1024, 2**22 // max(1, numbers_per_image)))
     return int(2 ** (fitting.bit_length() - 1))
 
 
