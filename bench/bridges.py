@@ -3,9 +3,15 @@
     .venv/bin/python bench/bridges.py                                  # onnx, jax, keras on torch
     KERAS_BACKEND=jax .venv/bin/python bench/bridges.py --only keras
     .cache/tensorflow-env/bin/python bench/bridges.py --only tensorflow,keras    # see scripts/tensorflow-env.sh
+    .venv/bin/python bench/bridges.py --table                          # what was measured so far
 
-Each pair runs interleaved in one process, so that both see the same machine; the ratio is the median over the rounds of
-CPU time through the bridge by CPU time of the framework's own compiled gradient. Prints JSON, and adds it to --out.
+Each pair runs interleaved in one process on one core, so that both see the same machine; a ratio is the median over the
+rounds of CPU time through the bridge by CPU time of the framework's own compiled gradient. That is done in several
+processes, for where a process happens to lay its memory changes both times; medians, and the range, over processes.
+
+"kept" tells the C library to keep freed memory, "default" leaves it as users have it: then page faults, which hit
+either side by chance, can double the time of small gradients. The first says what the bridge costs, the second what
+chance adds. Prints JSON, and adds it to --out.
 """
 
 from __future__ import annotations
@@ -14,6 +20,7 @@ import argparse
 import json
 import os
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -23,7 +30,10 @@ from typing import Any
 import numpy as np
 import torch
 
-ROUNDS = 41
+PROCESSES, ROUNDS = 5, 25
+KEPT = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**32), "MALLOC_TOP_PAD_": str(2**26)}
+SIZES = {"batch 32, width 32": (32, 32), "batch 128, width 32": (128, 32), "batch 64, width 64": (64, 64)}
+MOBILENET = "MobileNetV2 at 96 x 96, batch 8"
 Pair = tuple[Callable[[], Any], Callable[[], Any]]
 
 
@@ -79,7 +89,7 @@ def tensorflow_pair(x: torch.Tensor, y: torch.Tensor, width: int) -> Pair:
 
     @tf.function
     def own(images: Any, labels: Any) -> Any:
-        with tf.GradientTape() as tape:
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(images)
             loss = tf.reduce_sum(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, net(images)))
         return tape.gradient(loss, images)
@@ -95,16 +105,12 @@ def keras_pair(x: torch.Tensor, y: torch.Tensor, width: int) -> Pair:
     from sparring.bridges import from_keras
 
     layers = keras.layers
-    model = keras.Sequential(
-        [
-            keras.Input((32, 32, 3)),
-            layers.Conv2D(width, 3, 2, "same", activation="relu"),
-            layers.Conv2D(2 * width, 3, 2, "same", activation="relu"),
-            layers.Flatten(),
-            layers.Dense(64, "relu"),
-            layers.Dense(10),
-        ]
-    )
+    if width:
+        first, second = (layers.Conv2D(n, 3, 2, "same", activation="relu") for n in (width, 2 * width))
+        end = layers.Flatten(), layers.Dense(64, "relu"), layers.Dense(10)
+        model = keras.Sequential([keras.Input((32, 32, 3)), first, second, *end])
+    else:
+        model = keras.applications.MobileNetV2((96, 96, 3), weights=None, classes=10, classifier_activation=None)
     bridge = through(from_keras(model), x, y)
     hwc = x.permute(0, 2, 3, 1).contiguous()
     if keras.config.backend() == "torch":
@@ -120,11 +126,11 @@ def keras_pair(x: torch.Tensor, y: torch.Tensor, width: int) -> Pair:
         import jax.numpy as jnp
 
         def loss(images: Any, labels: Any, held: Any) -> Any:
-            logits = model.stateless_call(held, [], images, training=False)[0]
+            logits = model.stateless_call(*held, images, training=False)[0]
             return -jax.nn.log_softmax(logits)[jnp.arange(len(labels)), labels].sum()
 
         held, given, labels = (
-            [v.value for v in model.trainable_variables],
+            [[v.value for v in part] for part in (model.trainable_variables, model.non_trainable_variables)],
             jnp.asarray(hwc.numpy()),
             jnp.asarray(y.numpy()),
         )
@@ -134,7 +140,7 @@ def keras_pair(x: torch.Tensor, y: torch.Tensor, width: int) -> Pair:
 
     @tf.function
     def own_tf(images: Any, labels: Any) -> Any:
-        with tf.GradientTape() as tape:
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(images)
             logits = model(images, training=False)
             total = tf.reduce_sum(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
@@ -167,39 +173,78 @@ def onnx_pair(x: torch.Tensor, y: torch.Tensor, width: int) -> Pair:
 PAIRS = {"onnx": onnx_pair, "jax": jax_pair, "keras": keras_pair, "tensorflow": tensorflow_pair}
 
 
-def measured(pair: Pair) -> dict[str, float]:
-    """Medians over interleaved rounds: milliseconds of CPU time of both, and of their ratio."""
-    bridge, own = pair
-    for _ in range(5):
+def one(name: str, size: str) -> dict[str, float]:
+    """Medians over interleaved rounds in this process: milliseconds of CPU time of both, and of their ratio."""
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # before a framework counts its threads
+    torch.set_num_threads(1)
+    batch, width, side = (8, 0, 96) if size == MOBILENET else (*SIZES[size], 32)
+    x = torch.rand(batch, 3, side, side, generator=torch.Generator().manual_seed(0))
+    bridge, own = PAIRS[name](x, torch.arange(batch) % 10, width)
+    for _ in range(4):
         bridge(), own()
     rows = []
     for number in range(ROUNDS):
         times = {}
-        for name, run in (("bridge", bridge), ("own", own))[:: 1 if number % 2 else -1]:
+        for who, run in (("bridge", bridge), ("own", own))[:: 1 if number % 2 else -1]:
             start = time.process_time()
             run()
-            times[name] = time.process_time() - start
-        rows.append((times["bridge"], times["own"], times["bridge"] / times["own"]))
-    through_ms, own_ms, ratio = (statistics.median(column) for column in zip(*rows, strict=True))
-    return {"bridge_ms": round(1e3 * through_ms, 3), "own_ms": round(1e3 * own_ms, 3), "overhead": round(ratio - 1, 4)}
+            times[who] = time.process_time() - start
+        rows.append((1e3 * times["bridge"], 1e3 * times["own"], times["bridge"] / times["own"] - 1))
+    return dict(zip(("bridge_ms", "own_ms", "overhead"), map(statistics.median, zip(*rows, strict=True)), strict=True))
+
+
+def measured(name: str, size: str, processes: int) -> dict[str, Any]:
+    """The same in processes of their own, with freed memory kept and not."""
+    found = {}
+    for allocator, settings in (("kept", KEPT), ("default", {})):
+        runs = []
+        for _ in range(processes if allocator == "kept" else max(1, processes - 2)):
+            command = [sys.executable, __file__, "--one", name, size]
+            environment = os.environ | settings | {"OMP_NUM_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+            done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+            runs.append(json.loads(done.stdout.splitlines()[-1]))
+        medians = {key: round(statistics.median(run[key] for run in runs), 3) for key in runs[0]}
+        overheads = sorted(round(run["overhead"], 3) for run in runs)
+        found[allocator] = medians | {"range": [overheads[0], overheads[-1]], "processes": len(runs)}
+    return found
+
+
+def table(found: dict[str, Any]) -> str:
+    """The record as the documentation shows it."""
+    lines = ["| bridge | network | own ms | overhead | over processes | default allocator |", "|" + "---|" * 6]
+    for key, row in sorted(found.items()):
+        bridge, _, size = key.partition(", ")
+        kept, default = row["kept"], row["default"]
+        low, high = (f"{100 * value:.0f}" for value in kept["range"])
+        cells = bridge, size, f"{kept['own_ms']:.1f}", f"{100 * kept['overhead']:.0f} %", f"{low} to {high} %"
+        lines.append("| " + " | ".join((*cells, f"{100 * default['overhead']:.0f} %")) + " |")
+    return "\n".join(lines).replace("| -", "| −")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="onnx,jax,keras")
+    parser.add_argument("--processes", type=int, default=PROCESSES)
+    parser.add_argument("--sizes", default="", help="only those whose name holds this")
+    parser.add_argument("--table", action="store_true")
+    parser.add_argument("--one", nargs=2, metavar=("BRIDGE", "SIZE"), help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "bridges.json")
     chosen = parser.parse_args()
-    torch.set_num_threads(1)
+    if chosen.one:
+        print(json.dumps(one(*chosen.one)))
+        return
     found = json.loads(chosen.out.read_text()) if chosen.out.exists() else {}
+    if chosen.table:
+        print(table(found))
+        return
     for name in chosen.only.split(","):
         backend = f" on {os.environ.get('KERAS_BACKEND', 'torch')}" if name == "keras" else ""
-        for batch, width in ((32, 32), (128, 32), (64, 64)):
-            x = torch.rand(batch, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-            result = measured(PAIRS[name](x, torch.arange(batch) % 10, width))
-            key = f"{name}{backend}, batch {batch}, width {width}"
-            found[key] = result
-            print(key, json.dumps(result), file=sys.stderr)
-    chosen.out.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
+        for size in (*SIZES, *((MOBILENET,) if name == "keras" else ())):
+            if chosen.sizes not in size:
+                continue
+            found[f"{name}{backend}, {size}"] = result = measured(name, size, chosen.processes)
+            print(f"{name}{backend}, {size}", json.dumps(result), file=sys.stderr)
+            chosen.out.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+TRICKLES = {
+    "slow answer": (b"200 OK\r\ncontent-length: 100000\r\n\r\n", b" "),
+    "slow headers": (b"200 OK\r\n", b"x: y\r\n"),
+    "promises": (b"100 Continue\r\n\r\n", b"HTTP/1.1 100 Continue\r\n\r\n"),
+}
 Model = Callable[[Tensor], Tensor]
 
 
@@ -98,6 +103,9 @@ def serving(model: Model) -> Iterator[Service]:
             if fault == "reset":
                 self.connection.close()
                 return
+            if isinstance(fault, str):
+                self.trickle(*TRICKLES[fault])
+                return
             status, headers, content = fault or (200, {}, None)
             if content is None and status == 200:
                 with torch.no_grad():
@@ -110,6 +118,12 @@ def serving(model: Model) -> Iterator[Service]:
             self.send_header("content-length", str(len(content or b"")))
             self.end_headers()
             self.wfile.write(content or b"")
+
+        def trickle(self, start: bytes, piece: bytes) -> None:
+            self.wfile.write(b"HTTP/1.1 " + start)
+            while True:  # until the client has had enough
+                self.wfile.write(piece)
+                time.sleep(0.02)
 
         def log_message(self, *_: Any) -> None:
             pass

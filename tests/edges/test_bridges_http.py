@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import socket
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -11,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.helpers_http import Service, serving, toml
+from tests.helpers_http import TRICKLES, Service, serving, toml
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
@@ -231,6 +233,14 @@ def test_proxies_of_the_environment_are_not_used(
         ((200, {}, b'{"scores": ["a", "b"]}'), "no numbers"),
         ((200, {}, b" " * (16 * 2**20 + 1)), "more than 16777216 bytes"),
         ((401, {}, b"who are\nyou?"), "answered 401: 'who are you"),
+        ((200, {}, b'{"scores": [Infinity, 1, 2]}'), "NaN or infinity"),
+        ((200, {}, b'{"scores": [1' + b"0" * 400 + b", 2]}"), "no numbers"),
+        ((200, {}, b'{"scores": [true, false]}'), "no numbers"),
+        ((200, {}, b'{"scores": "12"}'), "no numbers"),
+        ((200, {}, b'{"scores": [0.7]}'), "1 scores per picture, \\[0.7\\]: every class needs one"),
+        ((200, {"content-encoding": "gzip, gzip"}, b"x"), "compressed as 'gzip, gzip'"),
+        ((503, {"retry-after": "99999999"}, b""), "asks for a pause of 99999999 s"),
+        ((429, {"retry-after": "Wed, 21 Oct 2099 07:28:00 GMT"}, b""), "asks for a pause of"),
     ],
 )
 def test_an_answer_of_another_shape_is_explained(
@@ -242,9 +252,99 @@ def test_an_answer_of_another_shape_is_explained(
     assert len(service.pictures) == 1
 
 
+@pytest.mark.parametrize("header", ["nan", "inf", "-3", "soon", "Wed, 21 Oct 2015 07:28:00 GMT"])
+def test_a_pause_that_says_nothing_is_the_usual_one(
+    header: str, service: Service, data: tuple[Tensor, Tensor], tmp_path: Path
+) -> None:
+    service.faults = [(503, {"retry-after": header}, b"")]
+    pauses: list[float] = []
+    remote(service.declared(tmp_path), pauses)(data[0][:1])
+    assert pauses == [0.5]
+
+
+@pytest.mark.parametrize("fault", TRICKLES)
+def test_an_answer_that_trickles_in_is_given_up(
+    fault: str, service: Service, data: tuple[Tensor, Tensor], net: nn.Module, tmp_path: Path
+) -> None:
+    """A byte now and then is no answer, though every one begins the library's timeout anew."""
+    service.faults = [fault]
+    model = remote(service.declared(tmp_path, timeout=0.15))
+    assert torch.allclose(model(data[0][:1]), net(data[0][:1]), atol=1e-5)
+    service.always = fault
+    with pytest.raises(EndpointError, match=r"in 2 attempts, at last an answer took more than 0\.3 s"):
+        remote(service.declared(tmp_path, timeout=0.15, retries=1))(data[0][1:2])
+    assert model.ledger.totals() == (4, 1)
+
+
+def test_what_never_left_is_not_on_the_bill(data: tuple[Tensor, Tensor], tmp_path: Path) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+        service = Service(lambda images: images, url=f"http://127.0.0.1:{port}/classify")
+        model = remote(service.declared(tmp_path, max_queries=1, retries=3))
+        with pytest.raises(EndpointError, match="in 4 attempts, at last ConnectError"):
+            model(data[0][:1])
+    assert model.ledger.totals() == (0, 0)
+
+
+def test_answers_of_another_length_are_not_kept(service: Service, data: tuple[Tensor, Tensor], tmp_path: Path) -> None:
+    """The cache would hold rows that fit no table."""
+    model = remote(service.declared(tmp_path))
+    model(data[0][:2])
+    service.reply = lambda scores: {"scores": [*scores[0].tolist(), 0.0]}
+    for again in (model, remote(service.declared(tmp_path))):
+        with pytest.raises(EndpointError, match="answered 4 scores, where 3"):
+            again(data[0])
+    with pytest.raises(EndpointError, match="answered 4 scores, where 3"):
+        remote(service.declared(tmp_path, classes=3, cache="new"))(data[0])
+    assert model.ledger.totals()[1] == 2
+
+
+@pytest.mark.parametrize("label", [1.5, True, float("inf"), 10**400, -1, [], [[1, 2], [3]], None, {}])
+def test_a_label_is_a_whole_number(label: Any, service: Service, data: tuple[Tensor, Tensor], tmp_path: Path) -> None:
+    service.reply = lambda _: {"scores": label}
+    with pytest.raises(EndpointError, match=r"no numbers|answered label|no 'scores'"):
+        remote(service.declared(tmp_path, answers="label", classes=3))(data[0])
+
+
+@pytest.mark.parametrize("scores", [[-3.0, 2.0, 1.0], [0.0, 0.0, 0.0]])
+def test_what_cannot_be_probabilities_is_refused(
+    scores: list[float], service: Service, data: tuple[Tensor, Tensor], tmp_path: Path
+) -> None:
+    service.reply = lambda _: {"scores": scores}
+    with pytest.raises(EndpointError, match='declare answers = "scores"'):
+        remote(service.declared(tmp_path, answers="probabilities"))(data[0])
+
+
+@pytest.mark.parametrize(
+    "outputs", [[1], {"o": {"data": [1, 2]}}, [{"name": "o", "data": [[1, 2], [3]]}], [], [{"name": "o"}], "o", None]
+)
+def test_an_answer_that_breaks_the_open_protocol_is_explained(
+    outputs: Any, service: Service, data: tuple[Tensor, Tensor], tmp_path: Path
+) -> None:
+    service.reply = lambda _: {"outputs": outputs}
+    for response in ("", "o"):
+        keys = {"protocol": "v2", "model": "net", "response": response, "cache": f"c{response}"}
+        with pytest.raises(EndpointError, match=r"127\.0\.0\.1|the answer has no"):
+            remote(service.declared(tmp_path, **keys))(data[0])
+
+
+@pytest.mark.parametrize("token", ["s3cret\nX-Injected: 1", "s3cr\u00e9t\u20ac", "s3cret\x00"])
+def test_a_secret_that_cannot_be_sent_is_not_shown(
+    token: str, service: Service, data: tuple[Tensor, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.environ", dict(os.environ) | {"SPARRING_TEST_TOKEN": token})
+    model = remote(service.declared(tmp_path, headers={"Authorization": "Bearer ${SPARRING_TEST_TOKEN}"}))
+    with pytest.raises(ConfigError, match="header 'Authorization'") as caught:
+        model(data[0])
+    assert "s3c" not in str(caught.value)
+    assert model.ledger.totals() == (0, 0)
+
+
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
+        ({"url": "http://127.0.0.1:99999/x"}, "[Pp]ort"),
         ({"url": "https://example.org/x"}, "permission is missing"),
         ({"url": "ftp://127.0.0.1/x"}, "url must begin"),
         ({"url": "http://me:pw@127.0.0.1/x"}, "name or password"),

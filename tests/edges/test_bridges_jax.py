@@ -13,6 +13,7 @@ import torch
 
 import sparring as sp
 from sparring.bridges import from_jax
+from sparring.bridges.halves import halved
 from sparring.bridges.jax import _to_jax, _to_torch, padded_size
 from sparring.diagnosis.taylor import curvature_along
 from sparring.errors import InputError
@@ -83,6 +84,50 @@ def test_shrinking_batches_compile_a_few_times_only() -> None:
     assert {padded_size(n) for n in range(1, 9)} == set(CALLS)
     x = images(5)
     assert torch.allclose(model(x), torch.cat([model(one[None]) for one in x]), atol=1e-5)
+
+
+def test_what_both_halves_know_is_not_handed_over() -> None:
+    """A compiled program copies what it returns: results of convolutions and products go, weights stay."""
+    weights, x = parameters(), images(4).permute(0, 2, 3, 1).numpy()
+    halves = halved(net, weights, x)
+    scores, kept = halves.forward(weights, x)
+    assert sorted(value.shape for value in kept) == [(4, 8, 8, 4), (4, 16)]
+    assert "reduce_precision" not in str(jax.make_jaxpr(halves.forward)(weights, x))
+    known = jax.vjp(lambda z: net(weights, z), x)[1](scores)[0]
+    assert np.allclose(halves.backward(weights, kept, scores), known, atol=1e-5)
+    doubled = {name: 2 * value for name, value in weights.items()}
+    scores, kept = halves.forward(doubled, x)
+    known = jax.vjp(lambda z: net(doubled, z), x)[1](scores)[0]
+    assert np.allclose(halves.backward(doubled, kept, scores), known, rtol=1e-4, atol=1e-4)
+    alone = halved(lambda _, z: net(weights, z), None, x)
+    assert len(alone.forward(None, x)[1]) == 2, "weights the function holds itself are known too"
+
+
+@pytest.mark.parametrize("kind", ["relu", "pool", "norm", "scan", "bfloat16"])
+def test_gradients_of_every_kind_of_layer(kind: str) -> None:
+    w = jnp.asarray(np.random.default_rng(0).normal(size=(64, 64)), jnp.float32)
+
+    def layer(x: Any) -> Any:
+        if kind == "pool":
+            return jax.lax.reduce_window(x.reshape(-1, 8, 8), -jnp.inf, jax.lax.max, (1, 2, 2), (1, 1, 1), "SAME")
+        if kind == "norm":
+            return (x - x.mean(1, keepdims=True)) / jnp.sqrt(x.var(1, keepdims=True) + 1e-3)
+        if kind == "scan":
+            return jax.lax.scan(lambda h, _: (jnp.tanh(h @ w / 8), None), x, None, length=3)[0]
+        if kind == "bfloat16":
+            return (jnp.tanh(x.astype(jnp.bfloat16)) @ w.astype(jnp.bfloat16)).astype(jnp.float32)
+        return jax.nn.relu(x @ w)
+
+    def function(x: Any) -> Any:
+        return jnp.sin(layer(x.reshape(x.shape[0], -1)).reshape(x.shape[0], -1))
+
+    model, x = from_jax(function, layout="NCHW"), images(4)
+    z = x.clone().requires_grad_()
+    (grad,) = torch.autograd.grad(model(z).sum(), z)
+    known = np.asarray(jax.grad(lambda x: function(x).sum())(jnp.asarray(x.numpy())))
+    rounding = 1e-2 if kind == "bfloat16" else 1e-4
+    assert np.allclose(grad.numpy(), known, atol=rounding * np.abs(known).max())
+    assert np.abs(known).max() > 0
 
 
 def test_memory_is_shared_where_it_can_be() -> None:

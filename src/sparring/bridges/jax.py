@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from sparring.bridges.halves import Halves, halved
 from sparring.bridges.through import Foreign, Pullback
 from sparring.errors import InputError, MissingExtraError
 
@@ -25,12 +27,11 @@ class JaxModel(Foreign):
         self._function, self.parameters_of_jax = function, parameters
 
         def run(parameters: Any, images: Any) -> Any:
-            return function(images) if parameters is None else function(parameters, images)
+            given = images.transpose(0, 2, 3, 1) if layout == "NHWC" and images.ndim == 4 else images
+            return function(given) if parameters is None else function(parameters, given)
 
-        kept = jax.checkpoint(run, policy=_is_costly)
-        self._scores = jax.jit(run)
-        self._traced = jax.jit(lambda p, images: jax.vjp(lambda x: kept(p, x), images))
-        self._back = jax.jit(lambda pullback, grads: pullback(grads)[0])
+        self._run, self._scores = run, jax.jit(run)
+        self._halves: dict[tuple[int, ...], Halves] = {}
 
         def along(p: Any, images: Any, grads: Any, direction: Any) -> Any:
             return (jax.vjp(lambda x: run(p, x), images)[1](grads)[0] * direction).sum()
@@ -43,19 +44,22 @@ class JaxModel(Foreign):
 
     def scores(self, images: Tensor) -> Tensor:
         """Logits (N, K)."""
-        return _to_torch(self._scores(self.parameters_of_jax, _to_jax(_padded(images))))[: len(images)]
+        return _cut(self._scores(self.parameters_of_jax, _to_jax(_padded(images))), len(images))
 
     def traced(self, images: Tensor) -> tuple[Tensor, Pullback]:
         """Logits, and the vector-Jacobian product at `images`."""
-        n = len(images)
-        scores, pullback = self._traced(self.parameters_of_jax, _to_jax(_padded(images)))
-        return _to_torch(scores)[:n], lambda grads: _to_torch(self._back(pullback, _to_jax(_padded(grads, 0.0))))[:n]
+        n, given, parameters = len(images), _to_jax(_padded(images)), self.parameters_of_jax
+        halves = self._halves.get(given.shape)
+        if halves is None:
+            halves = self._halves[given.shape] = halved(self._run, parameters, given)
+        scores, kept = halves.forward(parameters, given)
+        return _cut(scores, n), lambda grads: _cut(halves.backward(parameters, kept, _to_jax(_padded(grads, 0.0))), n)
 
     def second(self, images: Tensor, grads: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
         """Exact second derivatives."""
         n, given = len(images), [_to_jax(_padded(part, 0.0)) for part in (images, grads, direction)]
         of_images, of_grads = self._second(self.parameters_of_jax, *given)
-        return _to_torch(of_images)[:n], _to_torch(of_grads)[:n]
+        return _cut(of_images, n), _cut(of_grads, n)
 
 
 def from_jax(function: Callable[..., Any], parameters: Any = None, *, layout: str = "NHWC") -> JaxModel:
@@ -72,11 +76,6 @@ def from_jax(function: Callable[..., Any], parameters: Any = None, *, layout: st
     return JaxModel(function, parameters, layout)
 
 
-def _is_costly(primitive: Any, *_: Any, **__: Any) -> bool:
-    """Is its result kept for the way back? Anything else is computed again there, which costs less than storing it."""
-    return primitive.name in ("dot_general", "conv_general_dilated")
-
-
 def _library() -> ModuleType:
     try:
         import jax
@@ -85,6 +84,7 @@ def _library() -> ModuleType:
     return jax
 
 
+@cache
 def padded_size(n: int) -> int:
     """The nearest compiled batch size that holds `n` images.
 
@@ -106,6 +106,12 @@ def _padded(batch: Tensor, fill: float | None = None) -> Tensor:
         return batch
     rest = batch[:1].expand(missing, *batch.shape[1:])
     return torch.cat([batch, rest if fill is None else torch.full_like(rest, fill)])
+
+
+def _cut(array: Any, n: int) -> Tensor:
+    """The rows of the `n` images that were asked for, without what filled the batch up."""
+    found = _to_torch(array)
+    return found if len(found) == n else found[:n]
 
 
 def _to_jax(tensor: Tensor) -> Any:

@@ -32,18 +32,21 @@ class TensorFlowModel(Foreign):
 
     def scores(self, images: Tensor) -> Tensor:
         """Logits (N, K)."""
-        return _to_torch(self._of(images).scores(_to_tensorflow(images)))
+        given = self._turned(images)
+        return _to_torch(self._of(given).scores(_to_tensorflow(given)))
 
     def traced(self, images: Tensor) -> tuple[Tensor, Pullback]:
         """Logits, and the way back to `images`."""
-        halves = self._of(images)
-        scores, *cut = halves.forward(_to_tensorflow(images))
-        return _to_torch(scores), lambda grads: _to_torch(halves.backward(_to_tensorflow(grads), *cut))
+        given = self._turned(images)
+        halves = self._of(given)
+        scores, *cut = halves.forward(_to_tensorflow(given))
+        return _to_torch(scores), lambda grads: self._back(_to_torch(halves.backward(_to_tensorflow(grads), *cut)))
 
     def second(self, images: Tensor, grads: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
         """Exact second derivatives, by two tapes; rarely asked, so not compiled."""
         tensorflow = _library()
-        given, cotangent, along = (_to_tensorflow(part) for part in (images, grads, direction))
+        parts = self._turned(images), grads, self._turned(direction)
+        given, cotangent, along = (_to_tensorflow(part) for part in parts)
         with tensorflow.GradientTape(watch_accessed_variables=False) as outer:
             outer.watch([given, cotangent])
             with tensorflow.GradientTape(watch_accessed_variables=False) as inner:
@@ -52,7 +55,15 @@ class TensorFlowModel(Foreign):
             back = inner.gradient(scores, given, output_gradients=cotangent)
         zero = tensorflow.UnconnectedGradients.ZERO
         found = outer.gradient(back, [given, cotangent], output_gradients=along, unconnected_gradients=zero)
-        return _to_torch(found[0]), _to_torch(found[1])
+        return self._back(_to_torch(found[0])), _to_torch(found[1])
+
+    def _turned(self, images: Tensor) -> Tensor:
+        """In the layout that the function takes. torch does it at a third of what it costs inside of the graph."""
+        turns = self.layout == "NHWC" and images.dim() == 4
+        return images.permute(0, 2, 3, 1).contiguous() if turns else images
+
+    def _back(self, images: Tensor) -> Tensor:
+        return images.permute(0, 3, 1, 2) if self.layout == "NHWC" and images.dim() == 4 else images
 
     def _of(self, images: Tensor) -> Halves:
         shape = tuple(images.shape[1:])
@@ -85,11 +96,19 @@ def _halved(function: Callable[[Any], Any], shape: tuple[int, ...]) -> Halves:
     early, late = _after(images.op, operations), _after(grads.op, operations)
     used = (tensor for operation in operations if operation in late for tensor in operation.inputs)
     cut = list({tensor.ref(): tensor for tensor in used if tensor.op in early - late}.values())
-    return Halves(
-        tensorflow.function(graph.prune(images, scores)),
-        tensorflow.function(graph.prune(images, [scores, *cut])),
-        tensorflow.function(graph.prune([grads, *cut], back)),
-    )
+    parts = ([images], scores), ([images], [scores, *cut]), ([grads, *cut], back)
+    return Halves(*(_compiled(graph.prune(given, wanted), given) for given, wanted in parts))
+
+
+def _compiled(function: Any, inputs: Iterable[Any]) -> Callable[..., Any]:
+    """`function` optimised for such `inputs`, and called without looking at each of them again: of a deep net they are
+    hundreds, and TensorFlow's look in Python then costs a seventh of the gradient.
+    """
+    tensorflow = _library()
+    specs = [tensorflow.TensorSpec(tensor.shape, tensor.dtype) for tensor in inputs]
+    ready = tensorflow.function(function).get_concrete_function(*specs)
+    flat = getattr(ready, "_call_flat", None)  # not public; the public call does the same, slower
+    return ready if flat is None else lambda *given: flat(list(given), ready.captured_inputs)
 
 
 def _after(start: Any, operations: Iterable[Any]) -> set[Any]:

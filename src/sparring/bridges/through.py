@@ -20,7 +20,8 @@ class Foreign(nn.Module):
     """A differentiable function of another framework as a module of ours. A subclass writes `scores`, `traced`
     and `second`.
 
-    layout: "NHWC" hands images over with their channels last. The framework computes in float32.
+    layout: what the function takes, "NHWC" or "NCHW". A subclass is handed images (N, C, H, W) in float32 and turns
+    them itself, where that costs least.
     """
 
     def __init__(self, layout: str) -> None:
@@ -31,10 +32,7 @@ class Foreign(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, K) of images (N, C, H, W), in their dtype and on their device."""
-        given = images.to(torch.float32)
-        if self.layout == "NHWC" and images.dim() == 4:
-            given = given.permute(0, 2, 3, 1)
-        given = given.contiguous()
+        given = images.to(torch.float32).contiguous()
         if given.requires_grad and torch.is_grad_enabled():
             scores: Tensor = _Through.apply(given, self)  # type: ignore[no-untyped-call]
         else:
@@ -43,7 +41,7 @@ class Foreign(nn.Module):
 
     @abstractmethod
     def scores(self, images: Tensor) -> Tensor:
-        """What the function gives for float32 `images`, laid out as it wants them."""
+        """What the function gives for float32 `images` (N, C, H, W)."""
 
     @abstractmethod
     def traced(self, images: Tensor) -> tuple[Tensor, Pullback]:

@@ -59,6 +59,7 @@ class Declaration(BaseModel):
         parts = urlsplit(self.url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f'url must begin with "http://" or "https://" and name a host, got {self.url!r}')
+        _ = parts.port  # raises where it is none
         if parts.username is not None or parts.password is not None:
             raise ValueError('url holds a name or password: use headers = { Authorization = "Basic ${NAME}" }')
         if parts.query and _SECRET.search(parts.query) and not _VARIABLE.search(parts.query):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from sparring.bridges.http import wire
 from sparring.bridges.http.client import Client
 from sparring.bridges.http.declaration import Declaration, load_endpoint
 from sparring.bridges.http.ledger import Ledger
-from sparring.errors import ConfigError, InputError, QueriesSpentError
+from sparring.errors import ConfigError, EndpointError, InputError, QueriesSpentError
 
 PROBES = 8
 """Pictures that are asked, at most, to recognise the model and its batch size before an attack begins."""
@@ -36,6 +36,7 @@ class Remote(nn.Module):
             raise ConfigError('several pictures per request need a list in the body: instances = ["{array}"]')
         self.declared = declared
         self.ledger = Ledger(declared.cache or Path("answers.sqlite"), declared.identity)
+        self._width: int | None = None
         self.client = Client(declared, self._reserve, sleep=sleep)
 
     def extra_repr(self) -> str:
@@ -54,6 +55,7 @@ class Remote(nn.Module):
             share = self._allowed(len(missing))
             now, missing = missing[:share], missing[share:]
             answers = self._asked(sent[now])
+            self._check_width(answers.shape[1], known)
             self.ledger.keep([pictures[i] for i in now], answers)
             known |= {pictures[i]: answer for i, answer in zip(now, answers, strict=True)}
         found = torch.from_numpy(np.stack([known[name] for name in pictures])).to(images.device)
@@ -70,6 +72,18 @@ class Remote(nn.Module):
     def _asked(self, pictures: np.ndarray) -> np.ndarray:
         reply = self.client.ask(wire.request(self.declared, pictures), len(pictures))
         return wire.scores(self.declared, reply, len(pictures))
+
+    def _check_width(self, width: int, known: Mapping[str, np.ndarray]) -> None:
+        """As many classes as declared, or as every answer before."""
+        before = {len(answer) for answer in known.values()} | ({self._width} if self._width else set())
+        if self.declared.answers != "label":
+            before |= {self.declared.count} if self.declared.count else set()
+        if before - {width}:
+            raise EndpointError(
+                f"{self.declared.host} answered {width} scores, where {min(before - {width})} were declared or came "
+                "before; not kept. If the model behind it was replaced, name another cache"
+            )
+        self._width = width
 
     def _reserve(self, pictures: int) -> None:
         if not self.ledger.reserve(pictures, self.declared.max_queries):

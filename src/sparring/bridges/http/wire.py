@@ -114,22 +114,30 @@ def scores(declared: Declaration, reply: Any, n: int) -> np.ndarray:
     one = _label if declared.answers == "label" else _row
     try:
         answers = np.array([one(declared, row) for row in rows], dtype=np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError, AttributeError) as error:
         raise EndpointError(f"{declared.host} gave no numbers: {_short(rows[0])}") from error
     if answers.ndim != 2:
         raise EndpointError(f"{declared.host} gave scores of shape {answers.shape[1:]} per picture, expected a list")
+    if answers.shape[1] < 2 and one is _row:
+        raise EndpointError(
+            f"{declared.host} gave {answers.shape[1]} scores per picture, {_short(rows[0])}: every class needs one"
+        )
     return answers
 
 
 def _v2(declared: Declaration, reply: Any, n: int) -> Any:
     output = _at(reply, ["outputs", "0"], "outputs.0")
     if declared.response:
-        named = [part for part in reply["outputs"] if part.get("name") == declared.response]
+        parts = [part for part in reply["outputs"] if isinstance(part, Mapping)]
+        named = [part for part in parts if part.get("name") == declared.response]
         if not named:
-            known = [str(part.get("name")) for part in reply["outputs"]]
+            known = [str(part.get("name"))[:80] for part in parts]
             raise EndpointError(f"{declared.host}: {unknown('output', declared.response, known)}")
         output = named[0]
-    data = np.asarray(_at(output, ["data"], "data"))
+    try:
+        data = np.asarray(_at(output, ["data"], "data"))
+    except ValueError as error:
+        raise EndpointError(f"{declared.host} gave rows of several lengths: {_short(output)}") from error
     return data.reshape(n, -1).tolist() if data.size and data.size % n == 0 else data.tolist()
 
 
@@ -159,9 +167,13 @@ def _row(declared: Declaration, row: Any) -> list[float]:
                 'where only the best are told, declare answers = "label"'
             )
         row = [row[name] for name in declared.names]
+    if isinstance(row, str) or any(isinstance(value, bool) for value in row):
+        raise TypeError
     numbers = [float(value) for value in row]
-    if any(math.isnan(value) for value in numbers):
-        raise EndpointError(f"{declared.host} answered NaN")
+    if any(math.isnan(value) or value == math.inf for value in numbers):
+        raise EndpointError(f"{declared.host} answered NaN or infinity: {_short(row)}")
+    if declared.answers == "probabilities" and (min(numbers, default=0) < 0 or sum(numbers) == 0):
+        raise EndpointError(f'{declared.host} answered no probabilities, declare answers = "scores": {_short(row)}')
     return numbers
 
 
@@ -174,9 +186,11 @@ def _label(declared: Declaration, found: Any) -> list[float]:
         if found not in declared.names:
             raise EndpointError(f"{declared.host}: {unknown('class', found, list(declared.names))}")
         return [declared.names.index(found)]
+    if isinstance(found, bool) or int(found) != float(found):
+        raise TypeError
     label = int(found)
     if not 0 <= label < (declared.count or 0):
-        raise EndpointError(f"{declared.host} answered label {label}, but there are {declared.count} classes")
+        raise EndpointError(f"{declared.host} answered label {_short(label)}, but there are {declared.count} classes")
     return [label]
 
 
