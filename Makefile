@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help setup system demo test test-slow check bench bench-train docs clean
+.PHONY: help setup system demo red-team test test-slow check bench bench-train docs clean
 
 help:            ## show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -21,6 +21,9 @@ system:          ## Debian packages that some tests use (browser, Fashion-MNIST,
 
 demo: setup      ## attack and audit a small classifier, open the report
 	$(BIN)/sparring demo
+
+red-team: setup system  ## the whole exercise on Fashion-MNIST, five minutes (examples/red-team)
+	$(MAKE) -C examples/red-team
 
 test: setup system  ## the whole test suite
 	$(BIN)/python -m pytest -q -n auto --dist worksteal

@@ -16,6 +16,7 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +34,28 @@ from scripts import (  # noqa: E402
     docs_training,
 )
 
+from sparring.attacks import ATTACKS  # noqa: E402
+from sparring.auditing import FINDINGS  # noqa: E402
+from sparring.certification import METHODS as CERTIFICATES  # noqa: E402
+from sparring.defenses.detectors import DETECTORS  # noqa: E402
+from sparring.defenses.transforms import TRANSFORMS  # noqa: E402
+from sparring.hardening import METHODS  # noqa: E402
+
 PAGES = ROOT / ".cache" / "docs"
 """Where hand-written and generated pages meet; mkdocs.yml reads them there."""
 OUTPUTS = ROOT / ".cache" / "docs-outputs"
 """Pages with what their code printed: a build runs only what has changed."""
 TABLES = (docs_attacks, docs_defenses, docs_training, docs_certificates, docs_findings)
 """One page per entry of a table, each with an example that runs."""
+ROOMS: dict[str, Collection[str]] = {
+    "attacks": ATTACKS,
+    "transforms": TRANSFORMS,
+    "detectors": DETECTORS,
+    "training": METHODS,
+    "certificates": CERTIFICATES,
+    "findings": FINDINGS,
+}
+"""Folder of pages to the table whose every entry has one there."""
 
 
 def generated() -> dict[str, str]:
@@ -47,8 +64,12 @@ def generated() -> dict[str, str]:
 
 
 def entries() -> dict[str, str]:
-    """The pages of the tables."""
-    return {name: text for maker in TABLES for name, text in maker.pages().items()}
+    """The pages of the tables. Raises `LookupError` where an entry has none."""
+    made = {name: text for maker in TABLES for name, text in maker.pages().items()}
+    without = [f"{room}/{name}" for room, table in ROOMS.items() for name in table if f"{room}/{name}.md" not in made]
+    if without:
+        raise LookupError(f"no page is made for {', '.join(without)}")
+    return made
 
 
 def shown(page: str, name: str) -> str:
@@ -90,7 +111,7 @@ def collect(folder: Path) -> dict[str, str]:
 
 
 def navigation(entries: list[Any], made: dict[str, str]) -> list[Any]:
-    """The `nav` of mkdocs.yml with `folder/*` replaced by the generated pages of that folder, its index first."""
+    """The `nav` of mkdocs.yml with `folder/*` replaced by the generated pages of that folder, the index first."""
     return [_expanded(entry, made) for entry in entries]
 
 
@@ -103,7 +124,7 @@ def _expanded(entry: Any, made: dict[str, str]) -> Any:
         return entry
     inside = [name for name in made if name.startswith(entry[:-1])]
     index = entry[:-1] + "index.md"
-    return [index, *({Path(name).stem: name} for name in inside if name != index)]
+    return [index, *({Path(name).stem: name} for name in sorted(inside) if name != index)]
 
 
 def build(site: Path) -> None:

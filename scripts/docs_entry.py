@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from scripts.docs_markdown import facts, fence, page, plain, prose, table
+
+SHARED = {
+    "steps": "gradients per image",
+    "loss": "what it climbs",
+    "random_start": "begin at a random point of the budget",
+    "decay": "how much of the direction before is kept",
+}
+"""Parameters that several entries have, for docstrings that say no more than their paper's number."""
+
+_OUTCOME = re.compile(r"(?<=[.)]) (?=Raises |Returns )")
+"""Where a paragraph about parameters goes on to what comes of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,12 +53,13 @@ class Entry:
 
 def entry_page(entry: Entry) -> str:
     """The page of one entry, in a folder directly below docs/."""
+    text, said = told_apart(entry.text, [row[0].strip("`") for row in entry.parameters])
     return page(
         entry.title,
-        prose(entry.text),
+        prose(text),
         facts(entry.about),
         "## Parameters",
-        table(("name", "type", "default"), entry.parameters) if entry.parameters else "None.",
+        with_meanings("name", entry.parameters, said) if entry.parameters else "None.",
         entry.remark,
         "## Example",
         fence("python", entry.example),
@@ -61,6 +74,41 @@ def entry_page(entry: Entry) -> str:
 def fields(kind: Any) -> list[tuple[str, str, str]]:
     """The parameters of a dataclass: name, type and default."""
     return [(f"`{f.name}`", f"`{f.type}`", f"`{f.default!r}`") for f in dataclasses.fields(kind)]
+
+
+def told_apart(text: str, names: Sequence[str]) -> tuple[str, dict[str, str]]:
+    """A docstring without what it says as `name: ...` of one or several of `names`; and what that is, by name."""
+    if not names:
+        return text, {}
+    one = "|".join(map(re.escape, names))
+    start = re.compile(rf"(?:^|(?<=[.;] ))((?:{one})(?:, (?:{one}))*): ")
+    kept, said = [], {}
+    for paragraph in re.split(r"\n\s*\n", text.strip()):
+        before, *parts = start.split(" ".join(paragraph.split()))
+        if not parts:
+            kept.append(paragraph)
+        elif before:
+            kept.append(before.strip())
+        for heads, what in zip(parts[::2], parts[1::2], strict=True):
+            what, *after = _OUTCOME.split(what.strip(), maxsplit=1)
+            kept += after
+            said |= dict.fromkeys(heads.split(", "), what.rstrip(";"))
+    return "\n\n".join(kept), said
+
+
+def with_meanings(head: str, rows: Sequence[Sequence[str]], said: dict[str, str]) -> str:
+    """The table of parameters or fields; what each means where that is known."""
+    heads = (head, "type", "default")
+    if not said:
+        return table(heads, rows)
+    return table((*heads, "what it is"), [(*row, plain(_meaning(row[0].strip("`"), said))) for row in rows])
+
+
+def _meaning(name: str, said: dict[str, str]) -> str:
+    text, shared = said.get(name, ""), SHARED.get(name, "")
+    if not text or not shared:
+        return text or shared
+    return f"{shared}: {text}" if re.match(r"\d+\.?$|the paper's", text) else text
 
 
 def neighbours(near: Sequence[str]) -> str:

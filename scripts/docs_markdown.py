@@ -75,5 +75,5 @@ def prose(text: str) -> str:
 
 def _with_items(paragraph: str) -> str:
     """A paragraph; lines that begin with `name:` start a new one, as parameters do in our docstrings."""
-    lines = re.sub(r"\n(?=[a-z_]\w*(?:, [a-z_]\w*)*: )", "\n\n", paragraph)
+    lines = re.sub(r"\n(?!it: )(?=[a-z_]\w*(?:, [a-z_]\w*)*: )", "\n\n", paragraph)
     return plain(lines)

@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from pydantic import BaseModel
+from scripts.docs_entry import told_apart, with_meanings
 from scripts.docs_markdown import docstring, fence, first_line, page, plain, prose, table
 
 import sparring
@@ -100,10 +101,11 @@ def _value(thing: Any) -> list[str]:
 
 def _class(name: str, kind: type[Any]) -> list[str]:
     parts = [] if issubclass(kind, BaseModel) else [fence("python", signature(name, kind))]
-    parts.append(prose(_own_docstring(kind)))
     fields = _fields(kind)
+    text, said = told_apart(_own_docstring(kind), [field.strip("`") for field, *_ in fields])
+    parts.append(prose(text))
     if fields:
-        parts.append(table(("field", "type", "default"), fields))
+        parts.append(with_meanings("field", fields, said))
     for method, function in vars(kind).items():
         if method.startswith("_") and method != "__call__":
             continue

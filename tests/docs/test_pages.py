@@ -16,6 +16,7 @@ from scripts import (
     docs_certificates,
     docs_commands,
     docs_defenses,
+    docs_entry,
     docs_families,
     docs_findings,
     docs_findings_shown,
@@ -137,13 +138,27 @@ def test_what_is_written_about_entries_is_about_entries_that_exist() -> None:
     assert {*docs_findings_shown.SHOWN, *docs_findings_shown.WITHOUT} == set(FINDINGS)
 
 
-def test_an_entry_without_a_line_of_its_own_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(TRANSFORMS, "forgotten", TRANSFORMS["median"])
-    with pytest.raises(KeyError, match="forgotten"):
-        docs_defenses.pages()
-    monkeypatch.setitem(ATTACKS, "forgotten", ATTACKS["pgd"])
+@pytest.mark.parametrize("room", build_docs.ROOMS)
+def test_an_entry_that_nobody_wrote_about_fails_the_build(room: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = build_docs.ROOMS[room]
+    if isinstance(table, tuple):
+        monkeypatch.setattr(docs_certificates, "METHODS", (*table, "forgotten"))
+    else:
+        first = next(iter(table.values()))
+        entry = dataclasses.replace(first, code="forgotten") if room == "findings" else first
+        monkeypatch.setitem(table, "forgotten", entry)
     with pytest.raises(LookupError, match="forgotten"):
-        docs_attacks.pages()
+        build_docs.generated()
+
+
+@pytest.mark.parametrize("room", build_docs.ROOMS)
+def test_a_page_that_nobody_makes_fails_the_build(room: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = f"{room}/{next(iter(build_docs.ROOMS[room]))}"
+    for maker in build_docs.TABLES:
+        pages = {name: text for name, text in maker.pages().items() if name != f"{gone}.md"}
+        monkeypatch.setattr(maker, "pages", lambda pages=pages: pages)
+    with pytest.raises(LookupError, match=f"no page is made for {gone}$"):
+        build_docs.generated()
 
 
 def test_neighbours_exist() -> None:
@@ -181,6 +196,24 @@ def test_a_command_has_a_page_with_every_flag(name: str) -> None:
     for parameter in command.params:
         assert parameter.help, f"{parameter.opts[0]} has no help text"
     assert f"]({name}.md)" in COMMAND_PAGES["commands/index.md"]
+
+
+def test_no_help_text_is_eaten_by_the_terminal() -> None:
+    """Typer takes words in square brackets for mark-up and leaves them out."""
+    for command in docs_commands.commands().values():
+        for part in (command, *getattr(command, "commands", {}).values()):
+            texts = [part.help, *(parameter.help for parameter in part.params)]
+            assert not [text for text in texts if text and re.search(r"\[[a-z]", text)], part.name
+
+
+def test_what_a_docstring_says_of_a_parameter_stands_beside_it() -> None:
+    text = "Climbs.\n\nlinf: signs. steps, decay: the paper's. size: in pixels;\nodd. Raises it.\n\n    x = 1"
+    kept, said = docs_entry.told_apart(text, ["steps", "decay", "size", "loss"])
+    assert kept == "Climbs.\n\nlinf: signs.\n\nRaises it.\n\n    x = 1"
+    assert said == {"steps": "the paper's.", "decay": "the paper's.", "size": "in pixels; odd."}
+    page = ATTACK_PAGES["attacks/mifgsm.md"]
+    assert "| `steps` | `int` | `10` | gradients per image: the paper's 10 and 1.0. |" in page
+    assert page.count("the paper's 10 and 1.0") == 2, "it is said once for each of the two"
 
 
 def test_every_setting_of_the_file_is_explained() -> None:

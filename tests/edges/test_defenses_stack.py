@@ -167,6 +167,13 @@ def test_what_is_attacked_is_what_is_deployed() -> None:
     assert sp.model.model_digest(model, (1, 8, 8)) != sp.model.model_digest(Stack(net()).as_model(), (1, 8, 8))
 
 
+def test_a_stack_is_in_the_mode_of_its_model() -> None:
+    """Else an audit of a stack says that a model was left in training mode which was not."""
+    for training in (False, True):
+        inner = nn.Linear(2, 2).train(training)
+        assert all(module.training == training for module in Stack(inner, [t.BitDepth()]).as_model().modules())
+
+
 def test_a_stack_is_stored_and_read_back(tmp_path: Path) -> None:
     x, _ = images()
     policy = Policy(flagged="purify", purifier=(t.JPEG(quality=50),))

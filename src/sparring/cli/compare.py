@@ -23,7 +23,7 @@ def compare(
     configs: Annotated[
         list[Path] | None,
         typer.Argument(
-            help="Declarations with a [stack] each; default: ./sparring.toml. The first one's data and threat."
+            help="Declarations with a stack each; default: ./sparring.toml. The first one's data and threat."
         ),
     ] = None,
     transform: Annotated[

@@ -31,7 +31,7 @@ def fit(
     most: Annotated[int, typer.Option(help="Fit on at most this many of them, --most 2000.", min=20)] = MOST,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="Folder for the fitted stack, --out stack; default: [stack] fitted."),
+        typer.Option("--out", "-o", help="Folder for the fitted stack, --out stack; default: stack.fitted."),
     ] = None,
     quiet: o.QuietFlag = False,
 ) -> None:

@@ -98,7 +98,7 @@ def guard(
 def calibrate(
     calibration: Annotated[
         str | None,
-        typer.Option(help="Benign images, --calibration ./benign; default: [stack] calibration, else training data."),
+        typer.Option(help="Benign images, --calibration ./benign; default: stack.calibration, else training data."),
     ] = None,
     recorded: Annotated[
         bool, typer.Option("--recorded", help="Learn from the events that the guard has stored instead.")
@@ -140,7 +140,7 @@ def token(
     operator: Annotated[bool, typer.Option("--operator", help="It may also see the operators' pages.")] = False,
     config: o.ConfigFlag = None,
     path: Annotated[
-        Path | None, typer.Option("--file", help="File of hashed tokens, --file tokens.txt; default: [guard] tokens.")
+        Path | None, typer.Option("--file", help="File of hashed tokens, --file tokens.txt; default: guard.tokens.")
     ] = None,
 ) -> None:
     """Make a bearer token, show it this once, and store its hash.
@@ -157,9 +157,7 @@ def token(
 
 @app.command()
 def retain(
-    days: Annotated[
-        float | None, typer.Option(help="Keep so many days, --days 14; default: [guard] keep_days.")
-    ] = None,
+    days: Annotated[float | None, typer.Option(help="Keep so many days, --days 14; default: guard.keep_days.")] = None,
     config: o.ConfigFlag = None,
 ) -> None:
     """Delete events, alerts, sanctions and quarantined pictures that are too old.
@@ -215,7 +213,7 @@ def reaudit(
 ) -> None:
     """Audit the served stack again, and say where it became weaker: exit 1, and an alert of the running guard.
 
-    The guard does this by itself every [guard] reaudit_hours. The first one is what later ones are measured against.
+    The guard does this by itself every guard.reaudit_hours. The first one is what later ones are measured against.
 
     Examples:
       sparring guard reaudit

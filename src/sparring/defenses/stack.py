@@ -217,6 +217,7 @@ class StackModel(nn.Module):
     def __init__(self, stack: Stack, seed: int = 0) -> None:
         super().__init__()
         self.inner, self.stack, self.seed = stack.model, stack, seed
+        self.training = bool(getattr(stack.model, "training", False))  # it has no mode of its own
         self._calls = itertools.count()
 
     def extra_repr(self) -> str:
