@@ -29,7 +29,7 @@ from sparring.threat import ThreatModel
 DRAWN_AT_ONCE = 512
 BLOCK_VALUES = 2**27
 """So many pixel values of adversarials are held at a time."""
-CLOSER, ROUNDS = 0.985, 3
+CLOSER, ROUNDS = 0.995, 3
 """The nearest adversarial of an image is believed when short runs find none at this share of its distance; if one does,
 it is drawn in and tried again, so many times at most.
 """

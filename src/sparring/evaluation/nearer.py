@@ -25,8 +25,10 @@ from sparring.threat import ThreatModel
 
 HALVINGS, STEPS, REACH = 6, 8, 0.85
 """Drawing in: bisections, gradients at each of them, and the share of the distance below which none looks."""
-CLASSES, RUN = 9, 20
+CLASSES, RUN = 4, 20
 """Approaching: classes tried per image at most, and gradients for each."""
+AGAIN, LONG = 3, 30
+"""Approaching once more, from random points: classes that came nearest, and gradients for each."""
 
 
 def drawn_in(
@@ -44,7 +46,7 @@ def drawn_in(
         low = torch.tensor(floor, dtype=torch.float64, device=nearest.device)
         for _ in range(HALVINGS):
             radius = (low + nearest) / 2
-            points, met = _climbed(problem, best, radius, steps)
+            points, met, _ = _climbed(problem, best, radius, steps)
             best = torch.where(per_image(met, best), points, best)
             nearest = threat.distance(images, best)
             low = torch.where(met, low, radius)
@@ -53,22 +55,36 @@ def drawn_in(
 
 def approached(task: Task, rows: list[int], radius: Sequence[float]) -> tuple[Tensor, Tensor]:
     """Adversarials (N, C, H, W) of the images `rows` within `radius` (N,) of them, and where there is one, bool (N,):
-    by short runs from the image towards each of its likeliest wrong classes, and one up the cross-entropy from a random
-    point.
+    by short runs from the image towards each of its likeliest wrong classes, and by longer ones from random points
+    towards those that came nearest.
     """
     with _problem(task, rows) as problem:
-        classes, reach = promising(problem, CLASSES), torch.tensor(radius, dtype=torch.float64)
-        own = torch.arange(len(rows), device=classes.device).repeat(classes.shape[1])
-        reach = reach.to(classes.device)
-        several = problem.select(own).aiming(classes.T.flatten())
-        points, met = _climbed(several, several.images, reach[own], RUN, first=1.0)
-        which = met.view(-1, len(rows)).int().argmax(0) * len(rows) + own[: len(rows)]
-        points, met = points[which], met[which]
+        reach = torch.tensor(radius, dtype=torch.float64, device=problem.images.device)
+        classes = promising(problem, CLASSES)
+        points, met, values = _raced(problem, classes, reach, RUN)
         if not bool(met.all()):
-            left = problem.select(~met)
-            start = left.images + 2 * left.streams.uniform(left.images.shape[1:], left.images) - 1
-            points[~met], met[~met] = _climbed(left, start, reach[~met], RUN, first=1.0, loss="cross_entropy")
+            left, nearest = problem.select(~met), values[~met].topk(min(AGAIN, classes.shape[1]), dim=1).indices
+            points[~met], met[~met], _ = _raced(left, classes[~met].gather(1, nearest), reach[~met], LONG, anew=True)
     return points.cpu(), met.cpu()
+
+
+def _raced(
+    problem: Problem, classes: Tensor, reach: Tensor, steps: int, *, anew: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Runs of `steps` gradients towards each of `classes` (N, k) side by side, from the images or `anew` from random
+    points: an adversarial of each image (N, C, H, W), where there is one (N,), and how near each class came (N, k).
+    """
+    rows = torch.arange(len(classes), device=classes.device)
+    own = rows.repeat(classes.shape[1])
+    several = problem.select(own).aiming(classes.T.flatten())
+    start = several.images
+    if anew:
+        start = start + (2 * several.streams.uniform(start.shape[1:], start) - 1) * per_image(
+            reach[own].to(start), start
+        )
+    points, met, values = _climbed(several, start, reach[own], steps, first=1.0)
+    which = met.view(-1, len(rows)).int().argmax(0) * len(rows) + rows
+    return points[which], met[which], values.view(-1, len(rows)).T
 
 
 def remembered(
@@ -85,7 +101,7 @@ def remembered(
     if folder is None:
         return find()
     pictures = [digest.hex() for digest in digests(Subset(task.images, rows)[0 : len(rows)])]
-    known = [run, pictures, task.goal(torch.tensor(rows)), list(radius), CLASSES, RUN]
+    known = [run, pictures, task.goal(torch.tensor(rows)), list(radius), CLASSES, RUN, AGAIN, LONG]
     file = folder / hashlib.sha256(repr(known).encode()).hexdigest()[:32]
     content = file.read_bytes() if file.is_file() else b""
     if content[:32] == hashlib.sha256(content[32:]).digest():
@@ -107,10 +123,10 @@ def _problem(task: Task, rows: list[int]) -> Iterator[Problem]:
 
 
 def _climbed(
-    problem: Problem, start: Tensor, radius: Tensor, steps: int, *, first: float = 0.5, loss: str = "margin"
-) -> tuple[Tensor, Tensor]:
-    """From `start` projected into balls of `radius` (N,), up the loss in steps that shrink from the share `first` of
-    the radius: where the goal is met, and for whom (N,).
+    problem: Problem, start: Tensor, radius: Tensor, steps: int, *, first: float = 0.5
+) -> tuple[Tensor, Tensor, Tensor]:
+    """From `start` projected into balls of `radius` (N,), up the margin in steps that shrink from the share `first` of
+    the radius: points that meet the goal, for whom (N,), and the highest margin on the way (N,).
     """
     radius = radius.floor() if problem.threat.norm == "l0" else radius
     images, region, norm = problem.images, problem.region, problem.threat.norm
@@ -123,9 +139,12 @@ def _climbed(
 
     points = inside(start)
     best, met = points, torch.zeros(len(points), dtype=torch.bool, device=points.device)
+    highest = torch.full((len(points),), -torch.inf, dtype=torch.float64, device=points.device)
     for step in range(steps + 1):
-        at = problem.gradient(points, loss) if step < steps else None
-        solved = problem.solved(problem.logits(points) if at is None else at.logits)
+        at = problem.gradient(points, "margin") if step < steps else None
+        logits = problem.logits(points) if at is None else at.logits
+        solved = problem.solved(logits)
+        highest = torch.maximum(highest, problem.loss_values(logits, "margin").double().nan_to_num(nan=-torch.inf))
         best, met = torch.where(per_image(solved & ~met, points), points, best), met | solved
         if at is None or bool(met.all()):
             break
@@ -136,4 +155,4 @@ def _climbed(
         else:
             room = torch.where(grad > 0, region.upper - points, points - region.lower).flatten(1)
             points = inside(points + norms.spread_step(grad.flatten(1), length, norm, room, 0.05).view_as(points))
-    return best, met
+    return best, met, highest
