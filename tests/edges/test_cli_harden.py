@@ -8,12 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner, Result
 
 import sparring as sp
-from sparring.cli import app
+from sparring.cli import app, stacks
 from sparring.cli import harden as command
+from sparring.errors import ConfigError
 from sparring.hardening import METHODS, HardeningInterrupted, TrainingProgress
+from sparring.loading import declared_data, load_config
 
 NET = """
 from torch import nn
@@ -69,9 +72,39 @@ def test_a_second_call_finds_the_work_done() -> None:
     assert "another run" in str(other.exception)
 
 
-def test_a_folder_of_reviewed_pictures(tmp_path: Path) -> None:
-    from PIL import Image
+def test_what_is_audited_is_not_learned(tmp_path: Path) -> None:
+    """A declaration names the test part, as `sparring init` writes it: training takes the other one all the same."""
+    declared = '[model]\nspec = "nets.py:net"\n[data]\nsource = "{}"\nsplit = "test"\n[threat]\neps = 0.1\n'
+    file = tmp_path / "sparring.toml"
+    for part, grey in (("train", 40), ("test", 200)):
+        for label in range(10):
+            folder = tmp_path / "pictures" / part / str(label)
+            folder.mkdir(parents=True)
+            for number in range(2):
+                Image.new("L", (8, 8), grey + label + number).save(folder / f"{number}.png")
+    for source, learned in (("digits", 1000), ("./pictures", 20)):
+        file.write_text(declared.format(source))
+        train, held, said = command._parts(load_config(file), None)
+        assert (train.data.split, held.data.split, said) == ("train", "test", [])
+        assert len(declared_data(train).labels) == learned
+    train, held, said = command._parts(load_config(file), "digits")
+    assert (train.data.split, held.data.source, said) == ("train", "digits", [])
 
+
+def test_a_set_without_parts_is_said_to_be_learned(tmp_path: Path) -> None:
+    for name in ("train", "plane"):  # a class that is called train is no part of the set
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        Image.new("L", (8, 8)).save(tmp_path / "pictures" / name / "0.png")
+    (tmp_path / "sparring.toml").write_text('[model]\nspec = "nets.py:net"\n[data]\nsource = "./pictures"\n')
+    config = load_config(tmp_path / "sparring.toml")
+    train, held, said = command._parts(config, None)
+    assert (train, held) == (config, None)
+    assert "audit the result on other images" in said[0]
+    with pytest.raises(ConfigError, match="--calibration"):
+        stacks.calibration(config)
+
+
+def test_a_folder_of_reviewed_pictures(tmp_path: Path) -> None:
     for label in range(10):
         folder = tmp_path / "reviewed" / str(label)
         folder.mkdir(parents=True)

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 FOLDER = Path("sparring-hardened")
 METHODS = ("clean", "fgsm_mix", "fast", "n_fgsm", "free", "pgd", "trades", "mart", "certified", "gaussian")
-SPLIT = ("digits", "mnist5k", "fashion-mnist")
-"""Data sets that have a part to train on and a part to test on."""
 
 
 @o.with_subject()
@@ -142,8 +140,8 @@ def run(
     check_writable(out / "model.safetensors")
     leads = os.environ.get("RANK", "0") == "0"
     config, assumed = subject.with_defaults(config)
-    config, test_config = _parts(config, test)
-    show.assumptions(assumed if leads and not quiet else ())
+    config, test_config, said = _parts(config, test)
+    show.assumptions((*assumed, *said) if leads and not quiet else ())
     with seeded(config.audit.seed):  # a factory may draw its first weights, and a resumed run needs the same
         loaded = subject.load(config)
     tested = None if test_config is None else _pair(subject.load(test_config).data)
@@ -172,19 +170,36 @@ def run(
     return 1 if fail_under is not None and after is not None and after.robust.low < fail_under else 0
 
 
-def _parts(config: Config, test: str | None) -> tuple[Config, Config | None]:
-    """What to train on, and what to test on: another source if named, else the test part of a built-in data set."""
+def _parts(config: Config, test: str | None) -> tuple[Config, Config | None, list[str]]:
+    """What to train on, what to test on (a source if named, else the test part where there is one), and what to say.
+
+    A source that has a part to train on is trained on that part, also where [data] names the other one to be audited:
+    images that were learned say nothing about accuracy.
+    """
     from sparring.loading import merge
     from sparring.loading.config import present
 
     table = present(config.data, "data")
+    held, train = table.model_copy(update={"split": "test", "n": None}), config
+    if table.split == "test" and _has_training_part(config):
+        train = merge(config, split="train")
+    elif test is None:
+        return config, None, [f"that {table.source} is for training: audit the result on other images (--test)"]
     if test is not None:
-        changed = table.model_copy(update={"source": test, "n": None, "labels": None})
-        return config, config.model_copy(update={"data": changed})
-    if table.source in SPLIT and "split" not in table.model_fields_set:
-        held = table.model_copy(update={"split": "test", "n": None})
-        return merge(config, split="train"), config.model_copy(update={"data": held})
-    return config, None
+        held = held.model_copy(update={"source": test, "labels": None})
+    few = [] if table.n is None else [f"n = {table.n} for the images to train on, too"]
+    return train, config.model_copy(update={"data": held}), few
+
+
+def _has_training_part(config: Config) -> bool:
+    from sparring.loading import declared_data, merge
+    from sparring.loading.source import NoPartError
+
+    try:
+        declared_data(merge(config, split="train", n=1))
+    except NoPartError:
+        return False
+    return True
 
 
 def _pair(data: Dataset) -> tuple[Any, Any]:

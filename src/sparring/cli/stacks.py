@@ -56,12 +56,18 @@ def calibration(config: Config) -> Dataset:
     """The clean images that detectors are fitted on: [stack] calibration, else the training split of [data]."""
     from sparring.loading import load_data
     from sparring.loading.config import present
+    from sparring.loading.source import NoPartError
 
     table = present(config.data, "data")
     options: dict[str, Any] = {"size": table.size, "channels": table.channels, "classes": table.classes}
     if config.stack is not None and config.stack.calibration is not None:
         return load_data(config.stack.calibration, **options)
-    return load_data(table.source, split="train", **options)
+    try:
+        return load_data(table.source, split="train", **options)
+    except NoPartError as error:
+        raise ConfigError(
+            f"{error}; or name clean images that the model has not seen, --calibration ./held-out"
+        ) from error
 
 
 def fitted(subject: Subject, most: int | None, seed: int) -> tuple[Stack, float, Dataset]:

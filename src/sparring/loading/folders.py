@@ -12,7 +12,7 @@ from sparring.errors import DataError, unknown
 from sparring.loading.labels import check_length
 from sparring.loading.lazy import LazyImages
 from sparring.loading.pictures import SUFFIXES, read_header, read_picture
-from sparring.loading.source import Source, Wanted, refuse_training_split
+from sparring.loading.source import NoPartError, Source, Wanted, refuse_training_split
 
 _SPLITS = {"train": ("train",), "test": ("test", "val")}
 _CLUTTER = ("thumbs.db", "desktop.ini")
@@ -48,7 +48,7 @@ def _split_folder(path: Path, wanted: Wanted) -> Path:
         if name in splits:
             return path / name
     if splits:
-        raise DataError(f"{path} has {', '.join(sorted(splits))}/ but no folder for split={wanted.split!r}")
+        raise NoPartError(f"{path} has {', '.join(sorted(splits))}/ but no folder for split={wanted.split!r}")
     refuse_training_split(wanted, path, "put the class folders into train/ and test/")
     return path
 

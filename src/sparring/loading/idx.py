@@ -16,7 +16,7 @@ from sparring.loading.labels import check_length, checked_labels
 from sparring.loading.limits import check_bytes
 from sparring.loading.paths import existing_file
 from sparring.loading.reason import reason
-from sparring.loading.source import Source, Wanted
+from sparring.loading.source import NoPartError, Source, Wanted
 
 _PREFIXES = {"train": ("train",), "test": ("t10k", "test")}
 _UNSIGNED_BYTE = 8
@@ -107,7 +107,7 @@ def _images_file(path: Path, split: str) -> Path:
             if _is_images(child) and child.name.startswith(prefix):
                 return child
     looked = " or ".join(f"{prefix}-images-idx3-ubyte[.gz]" for prefix in _PREFIXES[split])
-    raise DataError(f"{path} has no idx file for split={split!r}; expected {looked}")
+    raise NoPartError(f"{path} has no idx file for split={split!r}; expected {looked}")
 
 
 def _labels_file(images: Path) -> Path:

@@ -59,10 +59,14 @@ def checked_channels(channels: int | None) -> int | None:
     return channels
 
 
+class NoPartError(DataError):
+    """The source has no part of the name that was asked for."""
+
+
 def refuse_training_split(wanted: Wanted, name: object, how: str) -> None:
-    """A source that is one set has no training part: `DataError` that says `how` to make one."""
+    """A source that is one set has no training part: `NoPartError` that says `how` to make one."""
     if wanted.split == "train":
-        raise DataError(f"{name} is one set without a training part: leave split out, or {how}")
+        raise NoPartError(f"{name} is one set without a training part: leave split out, or {how}")
 
 
 def centre_box(height: int, width: int, size: tuple[int, int]) -> tuple[int, int, int, int]:
