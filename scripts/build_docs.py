@@ -144,6 +144,7 @@ def build(site: Path) -> None:
 def main() -> None:
     """Build into site/."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    logging.getLogger("sparring").setLevel(logging.ERROR)  # alerts of the guard in the tutorial are none of ours
     site = ROOT / "site"
     build(site)
     print(f"built {site}/index.html")
