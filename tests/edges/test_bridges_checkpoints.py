@@ -148,6 +148,75 @@ def test_hostile_checkpoints_are_refused(
     assert not (tmp_path / "harmed").exists()
 
 
+ELSEWHERE: dict[str, dict[str, Any]] = {
+    "kernel": {"attn_implementation": "someone/kernel"},
+    "kernel, hidden": {"vision_config": {"deep": [{"_attn_implementation": "someone/kernel"}]}},
+    "quantiser": {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}},
+    "backbone": {"model_type": "dpt", "backbone": "someone/backbone", "use_pretrained_backbone": True},
+    "timm": {"model_type": "timm_wrapper", "architecture": "hf-hub:someone/model"},
+    "pipeline": {"custom_pipelines": {"x": {"impl": "x.Y"}}},
+}
+
+
+@pytest.mark.parametrize("kind", ELSEWHERE)
+def test_a_configuration_that_leads_elsewhere_is_refused(
+    kind: str, checkpoint: tuple[Path, nn.Module], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers would install kernels from a hub, or ask it for a backbone, though told that files are local."""
+    folder = copied(checkpoint[0], tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | ELSEWHERE[kind]))
+    asked: list[Any] = []
+    monkeypatch.setattr("socket.getaddrinfo", lambda *place, **_: asked.append(place))
+    with pytest.raises(DataError, match=r"asks for (code of its own|a model of another place) \(.*refused"):
+        open_huggingface(folder)
+    monkeypatch.setattr("sparring.bridges.huggingface.ELSEWHERE", {})
+    if kind == "backbone":
+        with pytest.raises(ModelError):
+            open_huggingface(folder)
+    assert asked == []
+
+
+def test_attention_of_the_library_itself_is_fine(checkpoint: tuple[Path, nn.Module], tmp_path: Path) -> None:
+    folder = copied(checkpoint[0], tmp_path)
+    config = json.loads((folder / "config.json").read_text()) | {"attn_implementation": "eager"}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert torch.allclose(open_huggingface(folder)(images()), by_hand(checkpoint[1], images()), atol=1e-5)
+
+
+def test_an_adapter_is_refused_and_unused_weights_are_told(checkpoint: tuple[Path, nn.Module], tmp_path: Path) -> None:
+    folder = copied(checkpoint[0], tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 1}))
+    assert any("have no place in the ViT" in line for line in remarks(open_huggingface(folder)))
+    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "someone/base"}))
+    with pytest.raises(DataError, match="adapter"):
+        open_huggingface(folder)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"image_mean": "abc"}, {"rescale_factor": 0}, {"rescale_factor": "x"}, {"image_mean": [[1], [2], [3]]}],
+)
+def test_a_normalisation_that_is_none_is_explained(
+    changes: dict[str, Any], checkpoint: tuple[Path, nn.Module], tmp_path: Path
+) -> None:
+    folder = copied(checkpoint[0], tmp_path)
+    write(folder, **changes)
+    with pytest.raises(DataError, match="normalisation that is none"):
+        open_huggingface(folder)
+
+
+def test_a_configuration_that_would_fill_the_memory_is_refused(
+    checkpoint: tuple[Path, nn.Module], tmp_path: Path
+) -> None:
+    folder = copied(checkpoint[0], tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_labels": 10**9}))
+    with pytest.raises(DataError, match="at most 1000000"):
+        open_huggingface(folder)
+
+
 def test_a_checkpoint_with_lost_weights_is_refused(checkpoint: tuple[Path, nn.Module], tmp_path: Path) -> None:
     """The library would fill them with random numbers and go on."""
     folder = copied(checkpoint[0], tmp_path)

@@ -195,7 +195,7 @@ def changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Pa
             kept = {name: good.read(name) for name in good.namelist()} | members
             for name, content in kept.items():
                 if content is not None:
-                    bad.writestr(name, content)
+                    bad.writestr(name, content, zipfile.ZIP_DEFLATED)
         return Path("bad.keras")
 
     return make
@@ -278,3 +278,25 @@ def test_weights_that_lead_elsewhere_are_refused(kind: str, changed: Callable[..
             group.create_dataset("vars", (16,), "f4", external=[("secret.bin", 0, 64)])
     with pytest.raises(DataError, match="lead to another file"):
         open_keras(changed(**{"model.weights.h5": stream.getvalue()}))
+
+
+@pytest.mark.parametrize("member", ["config.json", "model.weights.h5"])
+def test_what_unpacks_to_far_more_is_not_unpacked(member: str, changed: Callable[..., Path]) -> None:
+    path = changed(**{member: bytes(80 * 2**20)})
+    assert path.stat().st_size < 2**20
+    with pytest.raises(DataError, match=rf"{member} is \d+ bytes that become {80 * 2**20}: refused"):
+        open_keras(path)
+
+
+def test_weights_that_claim_to_be_large_are_refused(changed: Callable[..., Path]) -> None:
+    stream = io.BytesIO()
+    with h5py.File(stream, "w") as file:
+        file.create_dataset("layers/dense/vars/0", (40_000, 60_000), "f4", chunks=(1000, 6000), compression="gzip")
+    with pytest.raises(DataError, match=r"vars/0 is \d+ bytes that become 9600000000"):
+        open_keras(changed(**{"model.weights.h5": stream.getvalue()}))
+
+
+def test_a_layer_wider_than_all_weights_is_not_built(changed: Callable[..., Path]) -> None:
+    path = changed(**{"config.json": config(lambda layer: layer["config"].update(units=2**22))})
+    with pytest.raises(DataError, match="units = 4194304, but holds 195 weights in all"):
+        open_keras(path)

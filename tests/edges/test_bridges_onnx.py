@@ -10,7 +10,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from onnx import TensorProto, helper
+from onnx import SparseTensorProto, TensorProto, helper, numpy_helper
 from tests.helpers_onnx import Writer, convolutional
 from torch import nn
 
@@ -203,8 +203,8 @@ def test_a_rebuilt_graph_that_computes_something_else_is_not_used(
 
 
 @pytest.mark.parametrize("place", ["../secret.bin", "/etc/passwd", "sub/w.bin", "link.bin", "missing.bin"])
-@pytest.mark.parametrize("hidden", [False, True])
-def test_weights_outside_of_the_folder_are_refused(place: str, hidden: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("hidden", ["", "constant", "branch", "sparse", "sparse constant"])
+def test_weights_outside_of_the_folder_are_refused(place: str, hidden: str, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     (folder / "sub").mkdir(parents=True)
     for file in (tmp_path / "secret.bin", folder / "sub" / "w.bin"):
@@ -214,12 +214,24 @@ def test_weights_outside_of_the_folder_are_refused(place: str, hidden: bool, tmp
     outside.external_data.add(key="location", value=place)
     w = Writer()
     w.add("Flatten")
-    if hidden:
+    sparse = SparseTensorProto(dims=[64, 3])
+    sparse.values.CopyFrom(outside)
+    sparse.indices.CopyFrom(numpy_helper.from_array(np.arange(192), "places"))
+    if hidden == "constant":
         w.nodes.append(helper.make_node("Constant", [], ["w"], value=outside))
-    else:
+    elif hidden == "sparse constant":
+        w.nodes.append(helper.make_node("Constant", [], ["w"], sparse_value=sparse))
+    elif hidden == "branch":
+        given = [helper.make_tensor_value_info("o", 1, [64, 3])]
+        body = helper.make_graph([helper.make_node("Identity", ["w"], ["o"])], "body", [], given, [outside])
+        w.nodes.append(helper.make_node("If", [w.weight(True, bool)], ["w"], then_branch=body, else_branch=body))
+    elif not hidden:
         w.weights.append(outside)
     w.add("MatMul", "w")
-    (folder / "net.onnx").write_bytes(w.model(("n", 1, 8, 8)).SerializeToString())
+    model = w.model(("n", 1, 8, 8))
+    if hidden == "sparse":
+        model.graph.sparse_initializer.append(sparse)
+    (folder / "net.onnx").write_bytes(model.SerializeToString())
     with pytest.raises(DataError, match=r"not a plain file beside it|does not exist"):
         sp.load_model(str(folder / "net.onnx"))
 
@@ -266,3 +278,31 @@ def test_a_tensor_that_lies_about_its_size_is_refused(tmp_path: Path) -> None:
     (tmp_path / "net.onnx").write_bytes(w.model(("n", 1, 8, 8)).SerializeToString())
     with pytest.raises((DataError, ModelError), match="net"):
         open_onnx(tmp_path / "net.onnx")
+
+
+@pytest.mark.parametrize("shape", [(2**40, 1, 8, 8), ("n", 3, 2**20, 2**20), ("n", 0, 8, 8), ("n", 1, -5, 8)])
+def test_a_shape_that_no_picture_has_is_refused(shape: Any, tmp_path: Path) -> None:
+    """Before an image of that size is made to try it."""
+    w = Writer()
+    w.add("GlobalAveragePool")
+    w.add("Flatten")
+    with pytest.raises(ModelError, match="takes inputs of the shape"):
+        open_onnx(w.save(tmp_path / "net.onnx", shape))
+
+
+def test_a_loop_that_never_ends_is_refused(tmp_path: Path) -> None:
+    w = Writer()
+    w.add("Flatten")
+    value, flag = helper.make_tensor_value_info, TensorProto.BOOL
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["c"], ["d"]), helper.make_node("Identity", ["x"], ["y"])],
+        "body",
+        [value("i", TensorProto.INT64, []), value("c", flag, []), value("x", 1, None)],
+        [value("d", flag, []), value("y", 1, None)],
+    )
+    w.nodes.append(
+        helper.make_node("Loop", [w.weight(2**62, np.int64), w.weight(True, bool), w.last], ["z"], body=body)
+    )
+    w.last = "z"
+    with pytest.raises(ModelError, match=r"loops \(Loop\)"):
+        open_onnx(w.save(tmp_path / "net.onnx"))

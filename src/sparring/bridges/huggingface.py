@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,17 @@ from sparring.model import Normalised
 
 CONFIG, INDEX, WEIGHTS = "config.json", "model.safetensors.index.json", "model.safetensors"
 PREPROCESSING = "preprocessor_config.json"
-MOST_BYTES = 64 * 2**20
+ADAPTER = "adapter_config.json"
+MOST_BYTES, MOST_LABELS = 64 * 2**20, 10**6
+_CODE, _PLACE = "code of its own", "a model of another place"
+ELSEWHERE = {
+    **dict.fromkeys(("auto_map", "custom_pipelines", "attn_implementation", "_attn_implementation"), _CODE),
+    **dict.fromkeys(("experts_implementation", "_experts_implementation", "quantization_config"), _CODE),
+    **dict.fromkeys(("backbone", "use_timm_backbone", "use_pretrained_backbone", "architecture"), _PLACE),
+}
+"""Settings that make the library import code, or open or download another model."""
+PLAIN = ("eager", "sdpa")
+"""Ways to compute attention that come with the library itself."""
 
 
 class HuggingFaceModel(nn.Module):
@@ -28,12 +39,24 @@ class HuggingFaceModel(nn.Module):
 
     normalises = True
 
-    def __init__(self, inner: nn.Module, preprocessing: Mapping[str, Any] | None, names: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        inner: nn.Module,
+        preprocessing: Mapping[str, Any] | None,
+        names: tuple[str, ...],
+        unused: Sequence[str] = (),
+    ) -> None:
         super().__init__()
-        mean, std = _normalisation(preprocessing or {})
+        try:
+            mean, std = _normalisation(preprocessing or {})
+        except (TypeError, ValueError, ZeroDivisionError) as error:
+            raise DataError(f"{PREPROCESSING} declares a normalisation that is none: {reason(error)}") from error
         self.inner = Normalised(inner, mean, std)
         self.class_names = names
         self._said = _described(inner, preprocessing, mean, std)
+        if unused:
+            left = f"{len(unused)} weights of the folder have no place in the {type(inner).__name__} of its {CONFIG}"
+            self._said += (f"{left} and are not used, such as {unused[0]!r}; check that this is right",)
 
     def remarks(self) -> tuple[str, ...]:
         """Which normalisation was read, and which size the model was made for."""
@@ -54,12 +77,7 @@ def open_huggingface(folder: str | Path) -> HuggingFaceModel:
     the extra "huggingface".
     """
     folder = Path(folder)
-    config = _read(folder / CONFIG)
-    if "auto_map" in config:
-        raise DataError(
-            f"{folder / CONFIG} asks to run code of its own (auto_map): refused. Where you trust it, load it yourself "
-            'in a function and name that: load_model("my_model.py:function")'
-        )
+    _check_config(folder / CONFIG, _read(folder / CONFIG))
     _check_weights(folder)
     preprocessing = _read(folder / PREPROCESSING) if kind_of(folder / PREPROCESSING) == "file" else None
     try:
@@ -71,7 +89,7 @@ def open_huggingface(folder: str | Path) -> HuggingFaceModel:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), _offline():
             model, told = AutoModelForImageClassification.from_pretrained(
                 str(folder),
                 local_files_only=True,
@@ -88,7 +106,7 @@ def open_huggingface(folder: str | Path) -> HuggingFaceModel:
     if lost := sorted(told["missing_keys"]) + sorted(map(str, told.get("mismatched_keys", ()))):
         raise DataError(f"{folder} has no fitting weights for {len(lost)} parts of the model, such as {lost[0]!r}")
     names = tuple(str(model.config.id2label[i]) for i in sorted(model.config.id2label))
-    return HuggingFaceModel(model, preprocessing, names)
+    return HuggingFaceModel(model, preprocessing, names, sorted(map(str, told.get("unexpected_keys", ()))))
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -104,8 +122,51 @@ def _read(file: Path) -> dict[str, Any]:
     return found
 
 
+def _check_config(file: Path, config: Mapping[str, Any]) -> None:
+    """No code, and no model of another place: a configuration can name both, at any depth."""
+    for key, value in _settings(config):
+        if key in ELSEWHERE and value and value not in PLAIN:
+            raise DataError(
+                f"{file} asks for {ELSEWHERE[key]} ({key} = {str(value)[:60]!r}): refused. Where you trust it, load it "
+                'yourself in a function and name that: load_model("my_model.py:function")'
+            )
+    labels = config.get("num_labels", 0)
+    if isinstance(labels, (int, float)) and labels > MOST_LABELS:
+        raise DataError(f"{file} declares {labels} classes; at most {MOST_LABELS} are read")
+
+
+def _settings(config: Any) -> Iterator[tuple[str, Any]]:
+    """Every key with its value, however deep."""
+    waiting = [config]
+    while waiting:
+        found = waiting.pop()
+        if isinstance(found, dict):
+            yield from found.items()
+            waiting += found.values()
+        elif isinstance(found, list):
+            waiting += found
+
+
+@contextmanager
+def _offline() -> Iterator[None]:
+    """The library that downloads is told that there is no network, while the block runs."""
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
 def _check_weights(folder: Path) -> None:
     """Safetensors, in this folder and nowhere else."""
+    if kind_of(folder / ADAPTER) != "missing":
+        raise DataError(
+            f"{folder} holds an adapter ({ADAPTER}) to a model of another place, which is not read: merge the two and "
+            "save the result"
+        )
     if kind_of(folder / WEIGHTS) == "file":
         return
     if kind_of(folder / INDEX) != "file":

@@ -15,7 +15,7 @@ from sparring.loading.paths import existing_file
 from sparring.loading.reason import reason
 
 MEMBERS = ("config.json", "metadata.json", "model.weights.h5")
-MOST_CONFIG = 64 * 2**20
+MOST_CONFIG, BULKY, GROWS = 64 * 2**20, 64 * 2**20, 100
 ROOMS = (
     *("layers", "models", "initializers", "regularizers", "constraints", "activations", "dtype_policies"),
     *("optimizers", "losses", "metrics", "src.models", "src.ops", "src.layers"),
@@ -49,10 +49,11 @@ def checked(path: Path) -> None:
             f"{path} is no .keras archive: {reason(error)}; older .h5 files can hold code and are not read: load them "
             'yourself and save again, model.save("model.keras")'
         ) from error
-    _check_weights(path, weights)
+    numbers = _check_weights(path, weights)
     model = {key: value for key, value in config.items() if key != "compile_config"}  # optimiser and loss: never read
     for part in _parts(model):
         _check_part(path, part)
+        _check_width(path, part.get("config"), numbers)
 
 
 def _check_members(path: Path, archive: zipfile.ZipFile) -> None:
@@ -66,13 +67,23 @@ def _check_members(path: Path, archive: zipfile.ZipFile) -> None:
                 f"{path} holds {member.filename!r} beside the model; only {', '.join(MEMBERS)} are read. Models with "
                 "assets (vocabularies) are not image classifiers"
             )
-    sizes = {member.filename: member.file_size for member in archive.infolist()}
-    if sum(sizes.values()) > MAX_BYTES or sizes.get("config.json", 0) > MOST_CONFIG:
-        raise DataError(f"{path} is {sum(sizes.values())} bytes unpacked; at most {MAX_BYTES} are read")
+        _check_size(path, member.filename, member.compress_size, member.file_size)
+    if sum(member.file_size for member in archive.infolist()) > MAX_BYTES:
+        raise DataError(f"{path} is larger than {MAX_BYTES} bytes when unpacked, which is the most that is read")
 
 
-def _check_weights(path: Path, content: bytes) -> None:
-    """HDF5 can point to other files; weights have no reason to."""
+def _check_size(path: Path, what: str, packed: int, unpacked: int) -> None:
+    """Keras packs nothing, so what grows a lot is no model."""
+    most = MOST_CONFIG if what.endswith(".json") else MAX_BYTES
+    if unpacked > most or (unpacked > BULKY and unpacked > GROWS * packed):
+        raise DataError(
+            f"{path}: {what} is {packed} bytes that become {unpacked}: refused; at most {most} bytes are read, and "
+            f"{GROWS} times what is stored"
+        )
+
+
+def _check_weights(path: Path, content: bytes) -> int:
+    """HDF5 can point to other files; weights have no reason to. Returns how many numbers there are."""
     try:
         import h5py
     except ImportError:
@@ -81,6 +92,10 @@ def _check_weights(path: Path, content: bytes) -> None:
         with h5py.File(io.BytesIO(content), "r") as file:
             for place in _links(file, h5py):
                 raise DataError(f"{path}: its weights lead to another file ({place!r}): refused")
+            sizes = [(str(d.name), d.id.get_storage_size(), d.nbytes, d.size) for d in _datasets(file, h5py)]
+        for name, stored, size, _ in sizes:
+            _check_size(path, name, stored, size)
+        return sum(count for *_, count in sizes)
     except DataError:
         raise
     except Exception as error:  # so does HDF5's
@@ -97,6 +112,14 @@ def _links(group: Any, h5py: Any) -> Iterator[str]:
             yield from _links(found, h5py)
         elif isinstance(found, h5py.Dataset) and (found.external or found.is_virtual):
             yield str(found.name)
+
+
+def _datasets(group: Any, h5py: Any) -> Iterator[Any]:
+    for found in group.values():
+        if isinstance(found, h5py.Group):
+            yield from _datasets(found, h5py)
+        elif isinstance(found, h5py.Dataset):
+            yield found
 
 
 def _parts(config: Any) -> Iterator[dict[str, Any]]:
@@ -129,3 +152,13 @@ def _check_part(path: Path, part: dict[str, Any]) -> None:
         raise DataError(
             f"{path} asks for {said}, which is no layer of Keras: refused, since naming it could run code. {_OWN}"
         )
+
+
+def _check_width(path: Path, config: Any, numbers: int) -> None:
+    """A layer that is wider than all weights together has none here; building it could take all memory."""
+    for key in ("units", "filters", "input_dim", "output_dim"):
+        width = config.get(key) if isinstance(config, dict) else None
+        if isinstance(width, (int, float)) and width > numbers:
+            raise DataError(
+                f"{path} declares a layer with {key} = {width}, but holds {numbers} weights in all: refused"
+            )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,11 +14,13 @@ import torch
 from torch import Tensor
 
 from sparring.errors import DataError, MissingExtraError, ModelError
-from sparring.loading.limits import MAX_BYTES
+from sparring.loading.limits import MAX_BYTES, MAX_PIXELS
 from sparring.loading.paths import existing_file
 from sparring.loading.reason import reason
 
 DOMAINS = ("", "ai.onnx", "ai.onnx.ml")
+ENDLESS = ("Loop", "Scan", "SequenceMap")
+"""Nothing ends them before they are done, which the file decides; classifiers of images have none."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ def read_graph(path: Path) -> Graph:
         model = onnx.load_model_from_string(content)
         graph = model.graph
         digest = hashlib.sha256(content)
-        tensors = [*graph.initializer, *_inner_tensors(graph)]
+        tensors = [*graph.initializer, *_inner_tensors(graph), *_sparse(graph.sparse_initializer)]
         for place in sorted({place for tensor in tensors for place in _places(tensor)}):
             digest.update(_beside(path, place).read_bytes())
         opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
@@ -82,6 +85,9 @@ def read_graph(path: Path) -> Graph:
     foreign = sorted({node.domain for node in _nodes(graph) if node.domain not in DOMAINS})
     if foreign or model.functions:
         raise ModelError(f"{path} uses operators of its own ({', '.join(foreign) or 'functions'}): export plain ONNX")
+    endless = sorted({node.op_type for node in _nodes(graph) if node.op_type in ENDLESS})
+    if endless:
+        raise ModelError(f"{path} has loops ({', '.join(endless)}), which may run forever: export it without them")
     name, shape = _only_input(path, graph)
     if not graph.output:
         raise ModelError(f"{path} has no output")
@@ -114,8 +120,16 @@ def _nodes(graph: Any) -> Iterator[Any]:
 def _inner_tensors(graph: Any) -> Iterator[Any]:
     for node in _nodes(graph):
         for attribute in node.attribute:
-            yield from (attribute.t, *attribute.tensors, *attribute.g.initializer)
-            yield from (tensor for body in attribute.graphs for tensor in body.initializer)
+            yield from (attribute.t, *attribute.tensors)
+            yield from _sparse([attribute.sparse_tensor, *attribute.sparse_tensors])
+            for body in (attribute.g, *attribute.graphs):
+                yield from (*body.initializer, *_sparse(body.sparse_initializer))
+
+
+def _sparse(tensors: Iterable[Any]) -> Iterator[Any]:
+    """The plain tensors that sparse ones are made of."""
+    for tensor in tensors:
+        yield from (tensor.values, tensor.indices)
 
 
 def _places(tensor: Any) -> Sequence[str]:
@@ -146,6 +160,12 @@ def _only_input(path: Path, graph: Any) -> tuple[str, tuple[int | None, ...]]:
     if kind.elem_type != 1:
         raise ModelError(f"{path} takes no float32 images; export it with float32 inputs")
     sides = tuple(side.dim_value if side.HasField("dim_value") else None for side in kind.shape.dim)
+    if prod(side for side in sides if side is not None) > MAX_PIXELS or any(
+        side is not None and side < 1 for side in sides
+    ):
+        raise ModelError(
+            f"{path} takes inputs of the shape {sides}; at most {MAX_PIXELS} numbers are given to it at once"
+        )
     return inputs[0].name, sides
 
 
