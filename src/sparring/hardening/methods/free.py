@@ -16,8 +16,9 @@ from sparring.hardening.method import Batch, Method, mean_loss
 class Free(Method):
     """Each batch is learned from `replays` times, and the gradient of every pass moves weights and perturbation alike.
 
-    The perturbation goes on from batch to batch. replays: the paper's 8; divide the epochs by as much. The gradient
-    is that of the learning pass, so batch norm is in training mode here.
+    The perturbation goes on from batch to batch. replays: the paper's 8. An epoch is as many updates as with every
+    other method, so `epochs` of them see the data `epochs / replays` times, as in the paper: do not divide again. The
+    gradient is that of the learning pass, so batch norm is in training mode here.
     """
 
     paper: ClassVar[str] = "Shafahi et al., Adversarial Training for Free!, NeurIPS 2019"

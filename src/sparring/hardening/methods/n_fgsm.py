@@ -16,7 +16,8 @@ class NFGSM(Method):
     """Strong noise, one full step from there, and no projection into the ball: the noise counts as augmentation.
 
     noise: radius of the uniform noise as a multiple of eps (the paper's 2). On pictures that are almost black and
-    white a large eps with noise above 1 drowns the picture; the box, not the ball, limits what the step may do.
+    white a large eps with noise above 1 drowns the picture; the box, not the ball, limits what the step may do. Only
+    the end of the step is clipped: the noise may leave the box (the authors' code clips it there, too).
     """
 
     paper: ClassVar[str] = "de Jorge et al., Make Some Noise: Reliable and Efficient Single-Step AT, NeurIPS 2022"
