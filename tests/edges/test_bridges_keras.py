@@ -171,6 +171,19 @@ def test_a_model_that_was_trained_is_loaded_without_its_optimiser(tmp_path: Path
     assert torch.allclose(found(images(4)), from_keras(model)(images(4)), atol=1e-5)
 
 
+def test_a_model_in_memory_is_loaded_like_any_other(net: Any) -> None:
+    x = images(4)
+    assert torch.allclose(sp.load_model(net)(x), from_keras(net)(x))
+    assert remarks(sp.load_model(net, mean=0.5))[0].startswith("the Keras model ends in softmax")
+    with pytest.raises(InputError, match=r"an import path or an nn\.Module, got object"):
+        sp.load_model(object())  # type: ignore[arg-type]
+
+
+def test_an_older_file_is_told_how_to_become_a_newer_one(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"can hold code and is not read.*save it again"):
+        sp.load_model(str(tmp_path / "net.h5"))
+
+
 def test_what_is_no_built_model_is_refused() -> None:
     with pytest.raises(InputError, match="no weights yet"):
         from_keras(keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(2)]))

@@ -11,10 +11,11 @@ if TYPE_CHECKING:
     from sparring.bridges.jax import from_jax
     from sparring.bridges.keras import from_keras, open_keras
     from sparring.bridges.onnx import open_onnx
-    from sparring.bridges.opening import form_of, opened, remarks
+    from sparring.bridges.opening import adopted, form_of, opened, remarks
     from sparring.bridges.tensorflow import from_tensorflow
 
 __all__ = [
+    "adopted",
     "configured",
     "form_of",
     "from_jax",
@@ -35,7 +36,7 @@ _HOMES = {
     "jax": ("from_jax",),
     "keras": ("from_keras", "open_keras"),
     "onnx": ("open_onnx",),
-    "opening": ("form_of", "opened", "remarks"),
+    "opening": ("adopted", "form_of", "opened", "remarks"),
     "tensorflow": ("from_tensorflow",),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,16 @@ def opened(spec: str) -> nn.Module | None:
     place, _, name = opener.partition(":")
     model: nn.Module = getattr(import_module(place), name)(Path(user_path(spec)))
     return model
+
+
+def adopted(model: Any) -> Any:
+    """A Keras model in memory behind its bridge; anything else as it is. Keras is not imported for that."""
+    keras = sys.modules.get("keras")
+    if keras is None or not isinstance(model, getattr(keras, "Model", ())):
+        return model
+    from sparring.bridges.keras import from_keras
+
+    return from_keras(model)
 
 
 def remarks(model: Any) -> list[str]:

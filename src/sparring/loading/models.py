@@ -17,7 +17,7 @@ from sparring.loading.reason import reason
 from sparring.loading.weights import load_weights, read_weights
 from sparring.model import Normalised, OutputAdapter
 
-_WEIGHT_FILES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".onnx", ".h5", ".keras")
+_WEIGHT_FILES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".onnx", ".keras")
 
 
 def load_model(
@@ -34,10 +34,10 @@ def load_model(
 
     spec: a built-in name ("digits-cnn", "imagenet-lite0", "imagenet-lite1", "imagenet-lite2"), an import path
     "package.module:factory" or "path/to/file.py:factory" (an `nn.Module` class, a function without arguments, or a
-    module; the current folder can be imported from), or an `nn.Module`, which is then set up in place; an .onnx or
-    .keras file, the folder of a Hugging Face checkpoint, or an endpoint.toml for a model behind HTTP. Naming code runs
-    it; files of weights and models never run anything. A timm model, or one named "torchvision.models:resnet50", gets
-    the normalisation of its own configuration unless `mean` or `std` is given.
+    module; the current folder can be imported from), or an `nn.Module`, which is then set up in place; a Keras model;
+    an .onnx or .keras file, the folder of a Hugging Face checkpoint, or an endpoint.toml for a model behind HTTP.
+    Naming code runs it; files of weights and models never run anything. A timm model, or one named
+    "torchvision.models:resnet50", gets the normalisation of its own configuration unless `mean` or `std` is given.
 
     weights: .safetensors, or a checkpoint of plain tensors; of the network or of the whole model as returned here.
     mean, std: subtracted and divided inside the model, one number or one per channel, in units of [0, 1]; if only
@@ -62,10 +62,11 @@ def load_model(
 
 
 def _network(spec: str | nn.Module, weights: str | Path | None, normalised: bool) -> nn.Module:
-    if isinstance(spec, nn.Module):
-        return spec
     if not isinstance(spec, str):
-        raise InputError(f"model must be a name, an import path or an nn.Module, got {type(spec).__name__}")
+        given = bridges.adopted(spec)
+        if not isinstance(given, nn.Module):
+            raise InputError(f"model must be a name, an import path or an nn.Module, got {type(spec).__name__}")
+        return given
     if spec in BUILTIN:
         return _builtin(spec, weights, normalised)
     bridged = bridges.opened(spec)
@@ -79,6 +80,11 @@ def _network(spec: str | nn.Module, weights: str | Path | None, normalised: bool
         built = factories.build(spec)
         return built if normalised else bridges.configured(built, spec)
     suffix = Path(spec).suffix.lower()
+    if suffix in (".h5", ".hdf5"):
+        raise InputError(
+            f"model {spec!r} is an older file of Keras, which can hold code and is not read. Where you trust it, open "
+            'it in Keras and save it again: model.save("net.keras")'
+        )
     if suffix in _WEIGHT_FILES:
         raise InputError(
             f"model {spec!r} is a weights file, which does not say what the network looks like: "
