@@ -58,8 +58,9 @@ def watch(net: Callable[[], nn.Module], x: Tensor, y: Tensor) -> Epoch:
     from sparring.hardening.watch import look
 
     torch.manual_seed(0)
-    model = net().eval()
-    return lambda: look(model, x[:500], y[:500], sp.ThreatModel("linf", EPS), 0)
+    threat = sp.ThreatModel("linf", EPS)
+    model = sp.harden(net(), (x, y), threat, epochs=8, effort=None).model  # a net that falls at once is soon watched
+    return lambda: look(model, x[:500], y[:500], threat, 0)
 
 
 # --- bare --------------------------------------------------------------------

@@ -129,9 +129,8 @@ TRAINING = {
         near=("training/fast", "training/n_fgsm", "attacks/fgsm", "hardening#the-watch"),
     ),
     "fast": Note(
-        limit="Its own collapse at large budgets: on MNIST at linf 0.3 the watch went back several times and ended "
-        "with "
-        "six steps of PGD ([measured](../hardening.md#measured)). And, as all of these: other norms, larger "
+        limit="Attacks with several steps at large budgets: on MNIST at linf 0.3 one step fell behind, and the watch "
+        "ended with six steps of PGD ([measured](../hardening.md#measured)). And, as all of these: other norms, larger "
         "budgets, patches, rotations.",
         near=("training/n_fgsm", "training/pgd", "training/free", "hardening#the-watch"),
     ),
