@@ -95,6 +95,18 @@ def test_the_loss_teaches_every_weight(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", METHODS)
+def test_the_learning_model_sees_what_the_method_says(name: str) -> None:
+    """Averaged weights get their batch-norm statistics from `shown`: it must be what the learning pass takes."""
+    model, method = small_net().train(), METHODS[name]()
+    seen: list[Tensor] = []
+    learner = lambda x: (seen.append(x.detach().clone()), model(x))[1]  # noqa: E731
+    given, again = (dataclasses.replace(batch(model), learner=learner) for _ in range(2))
+    method.loss(given, method.craft(given))
+    assert len(seen) == 1
+    assert torch.equal(seen[0], method.shown(again, method.craft(again)))
+
+
+@pytest.mark.parametrize("name", METHODS)
 def test_a_method_says_what_it_is(name: str) -> None:
     kind = METHODS[name]
     assert kind.paper

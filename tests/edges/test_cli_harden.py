@@ -54,13 +54,13 @@ def test_from_a_fresh_net_to_weights_that_load() -> None:
     )
     assert done.exit_code == 0, done.output
     assert "robust" in done.stdout
-    assert "797 test images" in done.stdout.replace("\n", " ")
+    assert "linf eps 0.1, quick effort, on 797 test images" in done.stdout.replace("\n", " ")
     model = sp.load_model("nets.py:net", weights="robust/model.safetensors")
     assert model(torch.zeros(1, 1, 8, 8)).shape == (1, 10)
     card = json.loads(Path("robust/card.json").read_text())
     assert card["recipe"]["lr"] == 0.01
     assert card["data"]["train"] == 180
-    assert re.search(r"epoch 1/1: PGD-10 [\d.]+ %, 0:\d\d left", done.stderr)
+    assert re.search(r"epoch 1/1: PGD-10 [\d.]+ % at eps 0.1, n = 20, trained", done.stderr)
 
 
 def test_a_second_call_finds_the_work_done() -> None:
@@ -138,7 +138,10 @@ def test_ctrl_c_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sparring.hardening.harden", stopped)
     done = run("-m", "nets.py:net", "-d", "digits", *SHORT)
     assert done.exit_code == 130
-    assert "the same command goes on" in done.stderr
+    assert "nothing is kept yet" in done.stderr
+    Path("sparring-hardened").mkdir()
+    Path("sparring-hardened/state.pt").touch()
+    assert "the same command goes on" in run("-m", "nets.py:net", "-d", "digits", *SHORT).stderr
 
 
 @pytest.mark.parametrize(
@@ -166,7 +169,7 @@ def test_names_that_the_shell_completes_are_known() -> None:
 
 def test_time_left_is_readable() -> None:
     event = TrainingProgress(1, 2, 10, 20, 0.5, 75.4)
-    assert command._left(event) == ", 1:15 left"
+    assert command._left(event) == ", 1:15 of training left"
     assert command._left(TrainingProgress(1, 2, 0, 20, None, None)) == ""
 
 

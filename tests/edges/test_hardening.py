@@ -7,6 +7,7 @@ import json
 import random
 import subprocess
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,16 @@ from tests.helpers_core import digits, forked_seed, global_random_state, small_n
 from torch import nn
 
 import sparring as sp
+from sparring.batching import Plan
 from sparring.errors import InputError, ModelError, RecordsError, UnsupportedError
-from sparring.hardening import Hardened, HardeningInterrupted, TrainingProgress, trainer
+from sparring.hardening import Hardened, HardeningInterrupted, TrainingProgress, outcome, trainer, watch
 from sparring.hardening.history import Epoch
+from sparring.hardening.methods import PGD
+from sparring.hardening.parallel import Workers
 from sparring.hardening.recipe import Recipe
 from sparring.hardening.remedies import remedy
 from sparring.hardening.spec import parse_method
+from sparring.hardening.step import Stepper
 from sparring.hardening.watch import Sight, collapsed, look, warnings
 
 IMAGES, LABELS = digits()
@@ -85,6 +90,54 @@ def test_every_extra_changes_the_result(settings: dict[str, Any]) -> None:
     plain, changed = short(epochs=1), short(epochs=1, **settings)
     assert not equal(weights(plain), weights(changed))
     assert all(bool(value.isfinite().all()) for value in weights(changed).values())
+
+
+def test_weights_are_perturbed_in_mixed_precision() -> None:
+    """Autocast's copies of the weights, made before the perturbation, must not be learned from."""
+    images, labels = DATA[0][:32], DATA[1][:32]
+    found = []
+    for awp in (0.0, 0.3):
+        model = small_net().train()
+        stepper = Stepper(model, model, Workers(torch.device("cpu")), THREAT, 0)
+        recipe = Recipe(amp=True, awp=awp, awp_warmup=0.0)
+        found.append(float(stepper.gradients(parse_method("clean"), recipe, images, labels, 0, 0.5)))
+    assert found[1] > found[0] * 1.01
+
+
+class Attention(nn.Module):
+    """One layer of attention over the rows of a picture, by the kernel that torch prefers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows, self.out = nn.Linear(8, 24), nn.Linear(64, 10)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        q, k, v = self.rows(images).chunk(3, -1)
+        out: torch.Tensor = self.out(nn.functional.scaled_dot_product_attention(q, k, v).flatten(1))
+        return out
+
+
+def test_gradients_of_attention_can_be_aligned() -> None:
+    """The fast kernels have no second derivative, and the watch may turn to GradAlign by itself."""
+    with forked_seed(0):
+        model = Attention()
+    assert all(bool(value.isfinite().all()) for value in weights(short(model=model, epochs=1, grad_align=0.2)).values())
+
+
+def test_double_precision() -> None:
+    hardened = short(model=small_net().double(), data=(DATA[0].double(), DATA[1]), epochs=1)
+    assert all(value.dtype == torch.float64 for value in weights(hardened).values())
+
+
+def test_processes_share_a_step_evenly() -> None:
+    """One that had a piece more than another would wait for it for ever."""
+    workers, rows = Workers(torch.device("cpu")), torch.arange(17)
+    shares = []
+    for workers.rank in range(3):
+        workers.size = 3
+        shares.append(workers.share(rows))
+    assert [len(share) for share in shares] == [5, 5, 5]
+    assert len(set(torch.cat(shares).tolist())) == 15
 
 
 def test_pieces_add_up_to_the_whole_batch() -> None:
@@ -175,6 +228,40 @@ def test_ctrl_c_keeps_what_is_done(tmp_path: Path) -> None:
     assert min(seen) > 2, "it began anew"
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Own(PGD):
+    """A method that no table knows."""
+
+
+def test_a_method_of_ones_own_goes_on(tmp_path: Path) -> None:
+    whole = short(Own(steps=1), out=tmp_path)
+    assert equal(weights(whole), weights(short(Own(steps=1), out=tmp_path)))
+
+
+def test_an_interrupted_audit_loses_neither_weights_nor_records(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"out": tmp_path, "effort": "quick", "epochs": 1, "test": (IMAGES[400:430], LABELS[400:430])}
+    bare, calls = outcome.audited, list[object]()
+
+    def stopped(model: nn.Module, *rest: Any) -> Any:
+        if calls:
+            raise KeyboardInterrupt
+        calls.append(model)
+        return bare(model, *rest)
+
+    monkeypatch.setattr(outcome, "audited", stopped)
+    with pytest.raises(HardeningInterrupted) as caught:
+        short(**settings)
+    assert caught.value.model is not None
+    assert equal(load_file(tmp_path / "model.safetensors"), dict(caught.value.model.state_dict()))
+    (records,) = (tmp_path / "audit").glob("*/records.jsonl")
+    before = records.read_bytes()
+    monkeypatch.setattr(outcome, "audited", bare)
+    assert short(**settings).card.after is not None
+    assert records.read_bytes() == before, "the first half was measured again"
+
+
 # --- the watch ---------------------------------------------------------------
 
 
@@ -233,6 +320,21 @@ def test_the_watch_measures_what_attacks_measure(digits_net: nn.Module) -> None:
     assert seen.pgd == pytest.approx(both.robust_accuracy.value, abs=0.03)
     assert seen.pgd <= seen.fgsm <= seen.clean
     assert seen == look(digits_net, images, labels, THREAT, 0)
+
+
+def test_the_watch_takes_as_many_images_at_a_time_as_fit(
+    digits_net: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, most = look(digits_net, IMAGES[:40], LABELS[:40], THREAT, 0), list[int]()
+    monkeypatch.setattr(watch, "plan", lambda *_: Plan(7, channels_last=False))
+    hook = digits_net.register_forward_pre_hook(lambda _, inputs: most.append(len(inputs[0])))
+    monkeypatch.setattr(watch, "FGSM", lambda: lambda model, x, *_: x)
+    monkeypatch.setattr(watch, "PGD", lambda **_: lambda model, x, *_, **__: x)
+    pieces = look(digits_net, IMAGES[:40], LABELS[:40], THREAT, 0)
+    hook.remove()
+    assert max(most) == 7
+    assert (pieces.clean, pieces.n) == (whole.clean, whole.n)
+    assert pieces.aligned == pytest.approx(whole.aligned, abs=1e-5)
 
 
 def test_a_collapse_is_rolled_back_and_its_cause_changed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -320,6 +422,28 @@ def test_the_folder_holds_all_one_needs(tmp_path: Path) -> None:
     assert len(lines) == 3
 
 
+def test_the_audit_draws_its_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of a folder come class by class; the first of them would be one class alone."""
+    monkeypatch.setattr(outcome, "AUDITED", 20)
+    order = LABELS[400:500].argsort()
+    sorted_test = IMAGES[400:500][order], LABELS[400:500][order]
+    hardened = short("clean", epochs=1, effort="quick", test=sorted_test)
+    assert hardened.card.after is not None
+    assert hardened.card.after.clean.n == 20
+    assert "20 of 100, drawn at random, test images" in hardened.card.to_markdown()
+    job = types.SimpleNamespace(seed=0, split=None)
+    images, labels = outcome._tested(job, sorted_test)  # type: ignore[arg-type]
+    assert len(labels.unique()) > 4
+    known = {tuple(x.flatten().tolist()): int(y) for x, y in zip(*sorted_test, strict=True)}
+    assert [known[tuple(x.flatten().tolist())] for x in images] == labels.tolist()
+
+
+def test_the_history_says_which_budget_it_was_measured_at() -> None:
+    text = short(epochs=2, eps_warmup=0.5).card.to_markdown()
+    rows = [line.split(" | ")[1] for line in text.splitlines() if line.startswith(("| 1 |", "| 2 |"))]
+    assert 0 < float(rows[0]) < float(rows[1]) == 0.1
+
+
 def test_a_card_without_an_audit_claims_nothing() -> None:
     text = short().card.to_markdown()
     assert "Not audited" in text
@@ -350,6 +474,13 @@ def test_a_card_without_an_audit_claims_nothing() -> None:
         ({"data": IMAGES}, InputError, "pair"),
         ({"seed": -1}, InputError, "seed"),
         ({"loss": "mse"}, InputError, "loss"),
+        ({"loss": nn.functional.cross_entropy, "label_smoothing": 0.1}, InputError, "smooth the labels in your own"),
+        ({"loss": nn.functional.cross_entropy, "method": "mart"}, UnsupportedError, "loss of its own"),
+        ({"freeze": "features.*"}, InputError, "matches no parameter; they are named"),
+        ({"data": (IMAGES[:20], LABELS[:20] + 7)}, InputError, r"label \d+ is no class .* \(0 to 9\)"),
+        ({"effort": "qick"}, InputError, "did you mean 'quick'"),
+        ({"test": (IMAGES[:9].repeat(1, 3, 1, 1), LABELS[:9])}, ModelError, "failed on images of shape"),
+        ({"test": (IMAGES[:9], LABELS[:9] + 10)}, InputError, "is no class"),
         ({"lr": 1e12, "optimizer": "sgd"}, ModelError, "not finite"),
     ],
     ids=lambda value: str(next(iter(value))) if isinstance(value, dict) else "",
@@ -357,6 +488,28 @@ def test_a_card_without_an_audit_claims_nothing() -> None:
 def test_mistakes_are_explained(settings: dict[str, Any], error: type[Exception], said: str, tmp_path: Path) -> None:
     with pytest.raises(error, match=said):
         short(**settings, out=tmp_path / "out")
+    if "lr" not in settings:
+        assert not (tmp_path / "out").exists(), "it began to train first"
+
+
+class TwoAnswers(nn.Module):
+    """What some torchvision models do while they learn: a second answer beside the logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = small_net()
+
+    def forward(self, images: torch.Tensor) -> object:
+        logits = self.net(images)
+        return (logits, logits) if self.training else logits
+
+
+def test_a_model_that_fails_while_it_learns() -> None:
+    with pytest.raises(ModelError, match=r"in training mode the model returns tuple, .* \(aux_logits=False\)"):
+        short(model=TwoAnswers())
+    single = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Linear(8, 10))
+    with pytest.raises(ModelError, match="more than 1 value per channel"):
+        short(model=single, batch_size=8, accumulate=8)
 
 
 def test_a_function_cannot_be_trained() -> None:

@@ -27,6 +27,7 @@ from sparring.hardening import trainer
 from sparring.hardening.modules import plain_state
 from sparring.hardening.watch import Sight
 from tests.helpers_core import digits, small_net
+from tests.helpers_hardening import Net
 
 torch.set_num_threads(1)
 place, method = sys.argv[1:3]
@@ -45,8 +46,10 @@ trainer.Trainer.__init__ = counted
 bad = Sight(.9, .95, .1 if method != 'clean' else .94, .9, 50)
 sights = iter([Sight(.9, .7, .6, .9, 50), bad, *[Sight(.9, .7, .95, .9, 50)] * 3])
 trainer.look = lambda *_: (looks.append(1), next(sights))[1]
+torch.manual_seed(0)
+net = small_net() if method == "clean" else Net()
 hardened = sp.harden(
-    small_net(), (images[:300], labels[:300]), sp.ThreatModel("linf", 0.1), method=method, epochs=3, batch_size=90,
+    net, (images[:300], labels[:300]), sp.ThreatModel("linf", 0.1), method=method, epochs=3, batch_size=90,
     effort="quick" if method == "clean" else None, optimizer="sgd", lr=0.02, out=place,
     test=(images[300:340], labels[300:340]),
 )
@@ -90,6 +93,7 @@ def test_two_processes_learn_what_one_learns(tmp_path: Path, monkeypatch: pytest
 
 
 def test_crafting_sends_nothing_and_the_first_process_decides(tmp_path: Path) -> None:
+    """Both end with the same model, the statistics of its batch norm among it: they audit it together."""
     facts = launch(tmp_path, "pgd", "pgd:steps=3", 2)
     first, second = (load_file(tmp_path / f"pgd-{rank}.safetensors") for rank in (0, 1))
     assert all(torch.equal(value, second[key]) for key, value in first.items())

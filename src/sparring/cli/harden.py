@@ -162,7 +162,9 @@ def run(
             )
     except HardeningInterrupted as stop:
         done = sum(epoch.kept for epoch in stop.history)
-        sys.stderr.write(f"interrupted after {done} epochs: kept in {out}, the same command goes on from there\n")
+        begun = (out / "state.pt").exists()
+        kept = f"kept in {out}, the same command goes on from there" if begun else "nothing is kept yet"
+        sys.stderr.write(f"interrupted after {done} epochs: {kept}\n")
         return 130
     if leads:
         _tell(hardened, out, quiet)
@@ -242,7 +244,8 @@ def _tell(hardened: Hardened, out: Path, quiet: bool) -> None:
         if card.before is not None and card.after is not None:
             console.print(f"clean    {card.before.clean} -> {card.after.clean}", markup=False, highlight=False)
             console.print(f"robust   {card.before.robust} -> {card.after.robust}", markup=False, highlight=False)
-            console.print(f"against  {card.threat_text}, on {card.data['tested_on']}", markup=False, highlight=False)
+            asked = f"{card.threat_text}, {card.after.effort} effort, on {card.data['tested_on']}"
+            console.print(f"against  {asked}", markup=False, highlight=False)
     console.print(
         f"saved {out / 'model.safetensors'}, {out / 'card.md'}", markup=False, highlight=False, soft_wrap=True
     )
@@ -281,11 +284,16 @@ def _in_log(event: TrainingProgress) -> None:
 
 
 def _robust(event: TrainingProgress) -> str:
-    return "" if event.robust is None else f"PGD-10 {100 * event.robust:.1f} %"
+    if event.robust is None:
+        return ""
+    budget = "" if event.eps is None else f" at eps {event.eps:.3g}"
+    return f"PGD-10 {100 * event.robust:.1f} %{budget}, n = {event.watched}"
 
 
 def _left(event: TrainingProgress) -> str:
     if event.seconds_left is None:
         return ""
+    if event.step == event.steps:
+        return ", trained"
     minutes, seconds = divmod(round(event.seconds_left), 60)
-    return f", {minutes}:{seconds:02d} left"
+    return f", {minutes}:{seconds:02d} of training left"

@@ -18,7 +18,7 @@ VERSION = 1
 class ModelCard:
     """Everything one needs to judge, and to repeat, a hardened model.
 
-    data: counts, digest and where the numbers were measured. cost: seconds of one step against one of normal
+    data: counts, digest and where the numbers were measured. cost: seconds of one epoch against one of normal
     training. before, after: the audit of the model as it was given and as it is now, None where none was asked for.
     changes: what the watch changed after a collapse; final_method: what it came to by that.
     """

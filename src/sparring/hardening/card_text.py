@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from sparring.hardening.evidence import LOOKED_AT
+
 if TYPE_CHECKING:
     from sparring.hardening.card import ModelCard
 
@@ -68,7 +70,7 @@ def _training(card: ModelCard) -> list[str]:
         f"method: `{card.method}` ({card.paper}){turned}",
         f"threat: {card.threat_text}",
         f"data: {data['train']} images of shape {data['shape']}, {data['validation']} kept for validation",
-        f"{card.hours:.2f} hours; a step costs {card.cost:.1f} times one of normal training",
+        f"{card.hours:.2f} hours; an epoch costs {card.cost:.1f} times one of normal training",
         f"best epoch: {card.best_epoch}, chosen by PGD-10 accuracy on {card.data['watched']} validation images",
         f"parameters: {card.parameters:,}",
         *(f"{name}: {value}" for name, value in changed.items()),
@@ -83,6 +85,7 @@ def _history(card: ModelCard) -> list[str]:
     rows = [
         (
             f"{e.number}{'' if e.kept else ' (undone)'}",
+            f"{e.eps:.3g}",
             f"{e.loss:.3f}",
             *(f"{100 * share:.1f}" for share in (e.clean, e.fgsm, e.pgd)),
             f"{e.aligned:.2f}",
@@ -92,15 +95,17 @@ def _history(card: ModelCard) -> list[str]:
     ]
     return [
         "## Clean against robust accuracy as training went",
-        f"% of {card.data['watched']} validation images; PGD-10 is a weak attack, good enough to compare epochs.",
+        f"% of {card.data['watched']} validation images; FGSM and PGD-10 at the eps of the moment. PGD-10 is a weak "
+        "attack, good enough to compare epochs.",
         "![accuracies by epoch](history.png)",
-        _table(("epoch", "loss", "clean", "FGSM", "PGD-10", "gradient cosine", "the watch"), rows),
+        _table(("epoch", "eps", "loss", "clean", "FGSM", "PGD-10", "gradient cosine", "the watch"), rows),
     ]
 
 
 def _inside(card: ModelCard) -> list[str]:
-    if card.bend_before is None or card.bend_after is None:
+    if card.bend_before is None or card.bend_after is None or card.after is None:
         return []
+    seen = min(LOOKED_AT, card.after.clean.n)
     pairs = [
         (name, getattr(card.bend_before, name), getattr(card.bend_after, name))
         for name in ("rise", "predicted", "bend")
@@ -114,6 +119,7 @@ def _inside(card: ModelCard) -> list[str]:
         "## What changed inside",
         "Images, and the loss gradient at them before and after:",
         "![input gradients](gradients.png)",
+        f"The cross-entropy on the way to a PGD-10 adversarial, means over {seen} of the images above:",
         _table(("", "as it was given", "hardened"), [(names[n], f"{a:.3f}", f"{b:.3f}") for n, a, b in pairs]),
     ]
     if card.other_norms:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from sparring.estimate import Estimate
 from sparring.evaluation import evaluate
 from sparring.goal import Untargeted
 from sparring.hardening.data import Images
+from sparring.hardening.watch import in_pieces_of
 from sparring.model import frozen_eval
 from sparring.threat import ThreatModel
 
@@ -35,7 +37,10 @@ class Bend:
 
 @dataclass(frozen=True)
 class OtherNorm:
-    """A budget that the model was not trained for: clean loss, loss and accuracy under PGD-20, before and after."""
+    """A budget that the model was not trained for: loss and accuracy under PGD-20, before and after.
+
+    The loss is that after all 20 steps, of images that withstand as of those that do not.
+    """
 
     norm: str
     eps: float
@@ -56,15 +61,23 @@ class Audit:
     missed_bound: float | None
 
 
-def audited(model: nn.Module, images: Images, labels: Tensor, threat: ThreatModel, effort: str, seed: int) -> Audit:
-    """The model under the attacks of `effort`."""
-    found = evaluate(model, images, labels, threat, effort=effort, seed=seed, keep=False)
+def audited(
+    model: nn.Module, images: Images, labels: Tensor, threat: ThreatModel, effort: str, seed: int, out: Path | None
+) -> Audit:
+    """The model under the attacks of `effort`; `out` keeps records, from which an interrupted one goes on."""
+    found = evaluate(model, images, labels, threat, effort=effort, seed=seed, keep=False, out=out)
     attacks = tuple(stage.attack for stage in found.stages)
     return Audit(effort, found.clean_accuracy, found.robust_accuracy, attacks, found.missed_bound)
 
 
 def bent(model: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel) -> Bend:
     """How the loss runs along the attack."""
+    seen = in_pieces_of(model, lambda x, y: _bent(model, x, y, threat), images, labels)
+    return Bend(*seen.mean(0).tolist())
+
+
+def _bent(model: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel) -> Tensor:
+    """Rise, forecast and bend of every image, (N, 3)."""
     forced = PGD(steps=10, early_stop=False)(model, images, Untargeted(labels), threat)
     change = forced - images
     with frozen_eval(model):
@@ -77,7 +90,7 @@ def bent(model: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel) 
             last = cross_entropy(model(forced), labels, reduction="none")
     first = first.detach()
     predicted = (grad * change).flatten(1).sum(1)
-    return Bend(*(float(v.mean()) for v in (last - first, predicted, first - 2 * middle + last)))
+    return torch.stack([last - first, predicted, first - 2 * middle + last], 1)
 
 
 def other_budgets(threat: ThreatModel, size: int) -> list[ThreatModel]:
@@ -112,8 +125,9 @@ def _under_pgd(
     model: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel, seed: int
 ) -> tuple[float, Estimate]:
     found = evaluate(model, images, labels, threat, attacks=[PGD(steps=20)], seed=seed)
+    climbed = PGD(steps=20, early_stop=False)(model, images, Untargeted(labels), threat)
     with frozen_eval(model), torch.no_grad():
-        logits = model(found.adversarials.stack(images))
+        logits = in_pieces_of(model, model, climbed)
     return float(cross_entropy(logits, labels)), found.robust_accuracy
 
 

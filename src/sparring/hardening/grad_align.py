@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cosine_similarity
 
 from sparring.hardening.method import Batch
@@ -14,6 +15,7 @@ def misalignment(batch: Batch) -> Tensor:
 
     Where it is 0 the loss is linear around the image and one step finds its maximum; it rises before a single-step
     training collapses. The gradient at x is held fixed and the other one learns, so the double backward is paid once.
+    Attention is computed step by step here: its fast kernels have no second derivative.
     """
     moved = batch.draws.inside(batch.threat.around(batch.images))
     there = _gradient(batch, moved, keep=True).flatten(1)
@@ -23,6 +25,7 @@ def misalignment(batch: Batch) -> Tensor:
 
 def _gradient(batch: Batch, points: Tensor, *, keep: bool) -> Tensor:
     at = points.detach().requires_grad_()
-    value = batch.criterion.attack(batch.module(at), batch.labels).sum()
-    (grad,) = torch.autograd.grad(value, at, create_graph=keep)
+    with sdpa_kernel(SDPBackend.MATH):
+        value = batch.criterion.attack(batch.module(at), batch.labels).sum()
+        (grad,) = torch.autograd.grad(value, at, create_graph=keep)
     return grad

@@ -9,18 +9,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparring.hardening.data import Images, checked_pair
+from sparring.hardening.data import Images
 from sparring.hardening.history import Epoch
 from sparring.hardening.job import Job
 from sparring.hardening.method import Method
 from sparring.hardening.outcome import Hardened, with_evidence
 from sparring.hardening.progress import TrainingProgress
 from sparring.hardening.recipe import chosen
+from sparring.hardening.trial import check_effort, check_test
 from sparring.threat import ThreatModel
 
 
 class HardeningInterrupted(KeyboardInterrupt):
-    """Ctrl-C during training. `model` is the best so far (None before the first epoch's end), `history` its epochs."""
+    """Ctrl-C during training or the final audit. `model` is the best so far (None before the first epoch's end),
+    `history` its epochs.
+    """
 
     def __init__(self, model: nn.Module | None, history: tuple[Epoch, ...]) -> None:
         super().__init__("hardening interrupted")
@@ -48,23 +51,24 @@ def harden(
     `sparring.hardening.Recipe`, such as lr=1e-3, awp=0.005 or freeze=("features.*",).
     test: images and labels for the final audit at `effort` (None for no audit); without them it is done on the
     validation images, which also chose the best epoch. out: a folder for the state, from which the same call goes on
-    exactly after a kill, and in the end for weights, card and pictures.
+    exactly after a kill (the final audit, too), and in the end for weights, card and pictures.
 
     Under torchrun several processes train together (extra `distributed`). Raises `InputError`, `UnsupportedError`,
     `RecordsError` for an `out` that belongs to another run, and `HardeningInterrupted` on Ctrl-C.
     """
     job = Job.build(model, data, threat, chosen(method, {"epochs": epochs, **settings}), seed, out)
+    check_effort(effort)
     if test is not None:
-        checked_pair(test, threat)
+        check_test(model, test, threat)
     with torch.random.fork_rng(devices=job.cuda), job.threads():
         trainer = job.trainer(progress or (lambda _: None))
         try:
             trainer.run()
+            hardened = with_evidence(job, trainer, test, effort)
         except KeyboardInterrupt:
             done = bool(trainer.best.step)
             best = job.handed_back(trainer.finish()) if done else None
             raise HardeningInterrupted(best, tuple(trainer.history)) from None
-        hardened = with_evidence(job, trainer, test, effort)
     if out is not None and job.workers.leads:
         hardened.save(out)
     return hardened

@@ -22,6 +22,7 @@ from sparring.hardening.parallel import Workers
 from sparring.hardening.progress import TrainingProgress
 from sparring.hardening.recipe import Recipe, check_together
 from sparring.hardening.trainer import Trainer
+from sparring.hardening.trial import check_learns
 from sparring.model import device_of, model_digest
 from sparring.threat import ThreatModel
 
@@ -67,6 +68,7 @@ class Job:
         check_together(method, recipe, threat, frozen, device.type)
         check_inner(getattr(method, "inner", None), threat)
         workers = Workers(device)
+        check_learns(frozen, parts, method, recipe, workers)
         how_called = plan(model, data[0][0:2].to(device))
         last = how_called.channels_last if recipe.channels_last is None else recipe.channels_last
         place = None if out is None else Path(out)
@@ -113,10 +115,11 @@ class Job:
         """Whatever must be the same for a state to be gone on from."""
         from sparring import __version__
 
-        shape = tuple(self.split.images[0:1].shape[1:])
+        first = self.split.images[0:1]
+        shape = tuple(first.shape[1:])
         parts = (
             __version__,
-            model_digest(self.given, shape, self.threat.bounds),
+            model_digest(self.given, shape, self.threat.bounds, None if first.dtype == torch.float32 else first),
             self.digest,
             self.threat.key(),
             str(self.method),

@@ -72,6 +72,8 @@ class Method(ABC):
     """The norms it works in."""
     copies: ClassVar[int] = 1
     """How often an image of the batch is learned from: a batch takes `batch_size / copies` images."""
+    own_loss: ClassVar[bool] = False
+    """Does it learn by a loss of its own only, whatever the recipe names?"""
 
     @abstractmethod
     def craft(self, batch: Batch) -> Tensor:
@@ -80,6 +82,10 @@ class Method(ABC):
     @abstractmethod
     def loss(self, batch: Batch, points: Tensor) -> Tensor:
         """The loss to minimise, a number with a graph to the weights."""
+
+    def shown(self, batch: Batch, points: Tensor) -> Tensor:
+        """What passes through the learning model, and so what its batch norm sees: the points, if nothing else."""
+        return points
 
     @property
     def repeats(self) -> int:

@@ -8,15 +8,26 @@ from typing import Any
 import torch
 from torch import nn
 
+from sparring.errors import InputError
 from sparring.hardening.ema import batch_norms
 from sparring.hardening.recipe import Recipe
 
 
 def freeze(module: nn.Module, patterns: tuple[str, ...]) -> None:
-    """Parameters whose name matches a pattern take no gradient from now on."""
-    for name, parameter in module.named_parameters():
-        if any(fnmatch(name, pattern) for pattern in patterns):
-            parameter.requires_grad_(False)
+    """Parameters whose name matches a pattern take no gradient from now on.
+
+    Raises `InputError` for a pattern that matches none: it would leave alone what was to be frozen.
+    """
+    named = dict(module.named_parameters())
+    for pattern in patterns:
+        matching = [name for name in named if fnmatch(name, pattern)]
+        if not matching:
+            known = ", ".join(list(named)[:4])
+            raise InputError(
+                f"freeze={pattern!r} matches no parameter; they are named {known}, ...: use * for any text"
+            )
+        for name in matching:
+            named[name].requires_grad_(False)
 
 
 def train_mode(module: nn.Module) -> None:

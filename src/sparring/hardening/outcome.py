@@ -15,9 +15,11 @@ import torch
 from safetensors.torch import save as packed
 from torch import Tensor, nn
 
+from sparring.evaluation.task import Subset
 from sparring.files import write_whole
 from sparring.hardening.card import ModelCard
-from sparring.hardening.data import Images, Split
+from sparring.hardening.data import Images
+from sparring.hardening.draws import seed_of
 from sparring.hardening.evidence import LOOKED_AT, Audit, audited, bent, in_other_norms, loss_gradients
 from sparring.hardening.history import Epoch, as_csv
 from sparring.hardening.job import Job
@@ -47,7 +49,7 @@ class Hardened:
         `sp.load_model("package.module:factory", weights=folder / "model.safetensors")` loads the weights.
         """
         place = Path(folder)
-        write_whole(place / "model.safetensors", packed(plain_state(self.model)))
+        write_weights(place, self.model)
         write_whole(place / "card.md", self.card.to_markdown().encode())
         write_whole(place / "card.json", self.card.to_json().encode())
         write_whole(place / "history.csv", as_csv(self.history).encode())
@@ -56,17 +58,28 @@ class Hardened:
         return place
 
 
+def write_weights(place: Path, model: nn.Module) -> None:
+    """The weights, for `sp.load_model(..., weights=place / "model.safetensors")`."""
+    write_whole(place / "model.safetensors", packed(plain_state(model)))
+
+
 def with_evidence(job: Job, trainer: Trainer, test: tuple[Images, Tensor] | None, effort: str | None) -> Hardened:
-    """The best epoch's model, measured beside the given one; `effort` None leaves the measurements out."""
+    """The best epoch's model, measured beside the given one; `effort` None leaves the measurements out.
+
+    The weights are written first, and the audit keeps its records: neither is lost where the measuring is interrupted.
+    """
     cost = _cost(job, trainer)
     model = job.handed_back(trainer.finish())
+    if job.out is not None and job.workers.leads:
+        write_weights(job.out, model)
     before = copy.deepcopy(job.given).to(job.workers.device).eval()
-    images, labels = _tested(job.split, test)
+    images, labels = _tested(job, test)
     few = images[0 : min(LOOKED_AT, len(images))].to(job.workers.device)
     known = labels[: len(few)].to(job.workers.device)
     audits: list[Audit | None] = [None, None]
     if effort is not None:
-        audits = [audited(m, images, labels, job.threat, effort, job.seed) for m in (before, model)]
+        records = None if job.out is None else job.out / "audit"
+        audits = [audited(m, images, labels, job.threat, effort, job.seed, records) for m in (before, model)]
     inside = effort is not None
     shown = few[:SHOWN], known[:SHOWN]
     pictures = {
@@ -77,7 +90,7 @@ def with_evidence(job: Job, trainer: Trainer, test: tuple[Images, Tensor] | None
     }
     spent = sum(epoch.seconds + epoch.watch_seconds for epoch in trainer.history)
     card = ModelCard(
-        **_facts(job, trainer, model, test is not None, len(labels)),
+        **_facts(job, trainer, model, len(labels), None if test is None else len(test[1])),
         hours=max(spent, 0.0) / 3600,
         cost=cost,
         before=audits[0],
@@ -89,12 +102,14 @@ def with_evidence(job: Job, trainer: Trainer, test: tuple[Images, Tensor] | None
     return Hardened(model, tuple(trainer.history), card, pictures)
 
 
-def _facts(job: Job, trainer: Trainer, model: nn.Module, has_test: bool, tested: int) -> dict[str, Any]:
+def _facts(job: Job, trainer: Trainer, model: nn.Module, tested: int, given: int | None) -> dict[str, Any]:
     from sparring import __version__
 
     weights = hashlib.sha256(packed(plain_state(model))).hexdigest()
     shape = tuple(job.split.images[0:1].shape[1:])
-    where = f"{tested} test images" if has_test else f"{tested} validation images (they also chose the best epoch)"
+    all_of = len(job.split.validation) if given is None else given
+    drawn = f"{tested} of {all_of}, drawn at random," if tested < all_of else f"{tested}"
+    where = f"{drawn} {'validation images (they also chose the best epoch)' if given is None else 'test images'}"
     box = "" if job.threat.bounds == (0.0, 1.0) else f" in {job.threat.bounds}"
     return {
         "model": model_name(job.given),
@@ -122,22 +137,22 @@ def _facts(job: Job, trainer: Trainer, model: nn.Module, has_test: bool, tested:
     }
 
 
-def _tested(parts: Split, test: tuple[Images, Tensor] | None) -> tuple[Images, Tensor]:
-    if test is not None:
-        return test[0][0:AUDITED], test[1].cpu()[:AUDITED]
-    rows = parts.validation[:AUDITED]
-    images, labels = parts.read(rows)
-    return images, labels
+def _tested(job: Job, test: tuple[Images, Tensor] | None) -> tuple[Images, Tensor]:
+    """At most `AUDITED` images in a random order: those of a folder come class by class."""
+    images, labels = (job.split.images, job.split.labels) if test is None else (test[0], test[1].cpu())
+    rows = job.split.validation if test is None else torch.arange(len(labels))
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed_of(job.seed, "audit")))
+    rows = rows[order[:AUDITED]]
+    return images[rows] if isinstance(images, Tensor) else Subset(images, rows.tolist()), labels[rows]
 
 
 def _cost(job: Job, trainer: Trainer, repeats: int = 3) -> float:
-    """Seconds of a step over those of a normal one, medians of alternating trials on a copy of the model."""
+    """Seconds of an epoch over those of a normal one, from medians of alternating steps on a copy of the model."""
     module = copy.deepcopy(trainer.module)
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     rows = job.split.train[: trainer.per_step * trainer.method.copies]
     images, labels = (part.to(job.workers.device) for part in job.split.read(rows))
-    alone = copy.copy(job.workers)
-    stepper = Stepper(module.train(), module, alone, job.threat, job.seed, trainer.stepper.standard)
+    stepper = Stepper(module.train(), module, job.workers, job.threat, job.seed, trainer.stepper.standard)
     ticks: dict[bool, list[float]] = {True: [], False: []}
     plain = dataclasses.replace(job.recipe, awp=0.0, grad_align=0.0, hat=0.0)
     for turn in range(2 * (repeats + 1)):

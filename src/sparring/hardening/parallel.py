@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import torch
@@ -48,6 +48,16 @@ class Workers:
             loss.backward()  # type: ignore[no-untyped-call]
         else:
             self._fabric.backward(loss)
+
+    def share(self, rows: Tensor) -> Tensor:
+        """This process's part of `rows`: all get equally many, for they meet in every piece of a step."""
+        return rows[: len(rows) - len(rows) % self.size][self.rank :: self.size]
+
+    def same(self, tensors: Iterable[Tensor]) -> None:
+        """Overwrite these tensors with what rank 0 holds in them."""
+        if self._fabric is not None:
+            for tensor in tensors:
+                torch.distributed.broadcast(tensor, 0)
 
     def decided(self, value: T) -> T:
         """What rank 0 says."""

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class TrainingProgress:
-    """Step `step` of `steps`, epoch `epoch` of `epochs`. robust: the watch's last PGD-10 accuracy, None before it.
+    """Step `step` of `steps`, epoch `epoch` of `epochs`. robust: the watch's last PGD-10 accuracy, None before it,
+    on `watched` images at the budget `eps` of that moment.
 
-    seconds_left: of training and watching, from what this process has measured; None until it has. ended: an epoch
-    is over, watch and all; note: what the watch had to say.
+    seconds_left: of training and watching, not of the final audit, from what this process has measured; None until it
+    has. ended: an epoch is over, watch and all; note: what the watch had to say.
     """
 
     epoch: int
@@ -22,6 +22,8 @@ class TrainingProgress:
     seconds_left: float | None
     note: str = ""
     ended: bool = False
+    eps: float | None = None
+    watched: int = 0
 
 
 class Clock:
@@ -29,13 +31,6 @@ class Clock:
 
     def __init__(self) -> None:
         self._steps, self._watches = [0, 0.0], [0, 0.0]
-        self._begun = time.perf_counter()
-
-    def lap(self) -> float:
-        """Seconds since the last lap."""
-        now = time.perf_counter()
-        passed, self._begun = now - self._begun, now
-        return passed
 
     def stepped(self, seconds: float) -> None:
         """A step took `seconds`."""

@@ -90,6 +90,10 @@ class Recipe:
                 raise InputError(unknown("augmentation", name, list(AUGMENTATIONS)))
         if self.loss is not None and not callable(self.loss):
             raise InputError(f"loss must be a function of logits and labels, got {self.loss!r}")
+        if self.loss is not None and self.label_smoothing:
+            raise InputError(
+                "label_smoothing belongs to cross-entropy: smooth the labels in your own loss, or leave it"
+            )
 
     @property
     def peak(self) -> float:
@@ -147,6 +151,8 @@ def check_together(method: Method, recipe: Recipe, threat: ThreatModel, model: n
         raise UnsupportedError("a method that repeats its batches goes with neither accumulate nor awp")
     if recipe.grad_align and threat.norm != "linf":
         raise UnsupportedError(f"GradAlign is for linf, not for {threat.norm}: leave grad_align out")
+    if method.own_loss and (recipe.loss is not None or recipe.label_smoothing):
+        raise UnsupportedError(f"{type(method).__name__} has a loss of its own: leave out loss and label_smoothing")
     if recipe.amp and device_type == "cpu":
         raise UnsupportedError("amp is for a GPU; on the CPU it is slower and less exact: leave it out")
     if recipe.batch_size < method.copies * recipe.accumulate:

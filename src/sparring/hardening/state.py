@@ -69,7 +69,7 @@ def load_state(path: Path, key: str, device: torch.device) -> dict[str, Any] | N
         raise RecordsError(f"{path} has another format; delete it to start over, or choose another folder")
     if content["key"] != key:
         raise RecordsError(
-            f"{path.parent} holds another run (other model, data, threat, method, setting or seed): choose another "
-            "folder, or delete this one to start over"
+            f"{path.parent} holds another run (other model, data, threat, method, setting, seed, processes or version "
+            "of sparring): choose another folder, or delete this one to start over"
         )
     return content

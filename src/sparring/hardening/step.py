@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
@@ -17,6 +18,12 @@ from sparring.hardening.method import Batch, Criterion, Method
 from sparring.hardening.parallel import Learner, Workers
 from sparring.hardening.recipe import Recipe
 from sparring.threat import ThreatModel
+
+
+def in_pieces(recipe: Recipe, images: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """A step's images and labels in the pieces that it is computed in."""
+    pieces = min(recipe.accumulate, len(images))
+    return zip(images.chunk(pieces), labels.chunk(pieces), strict=True)
 
 
 @dataclass(eq=False)
@@ -59,9 +66,8 @@ class Stepper:
         self, method: Method, recipe: Recipe, images: Tensor, labels: Tensor, step: int, progress: float
     ) -> Tensor:
         """Add the gradients of the step to the weights, piece by piece; returns the mean loss, detached."""
-        pieces = min(recipe.accumulate, len(images))
         total = images.new_zeros(())
-        for number, (x, y) in enumerate(zip(images.chunk(pieces), labels.chunk(pieces), strict=True)):
+        for number, (x, y) in enumerate(in_pieces(recipe, images, labels)):
             batch = self.batch(method, recipe, x, y, step, progress, number)
             with self.precision(recipe):
                 loss = self._piece(method, recipe, batch, progress, len(x) / len(images))
@@ -69,10 +75,14 @@ class Stepper:
         return total
 
     def precision(self, recipe: Recipe) -> AbstractContextManager[object]:
-        """bfloat16 where it was asked for: it has float32's range, so no loss needs scaling."""
+        """bfloat16 where it was asked for: it has float32's range, so no loss needs scaling.
+
+        Autocast keeps a copy of every weight that it has converted; one made before the weights are perturbed would
+        hide the perturbation from the pass that learns.
+        """
         if not recipe.amp:
             return nullcontext()
-        return torch.autocast(self.workers.device.type, dtype=torch.bfloat16)
+        return torch.autocast(self.workers.device.type, dtype=torch.bfloat16, cache_enabled=not recipe.awp)
 
     def _piece(self, method: Method, recipe: Recipe, batch: Batch, progress: float, weight: float) -> Tensor:
         points = method.craft(batch)

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from sparring.errors import ModelError
+from sparring.errors import ModelError, RecordsError
 from sparring.files import write_whole
 from sparring.hardening.data import Split
 from sparring.hardening.draws import reseed, seed_of
@@ -28,7 +28,7 @@ from sparring.hardening.recipe import Recipe
 from sparring.hardening.remedies import remedy
 from sparring.hardening.spec import parse_method
 from sparring.hardening.state import Snapshot, copied, load_state, save_state
-from sparring.hardening.step import Stepper
+from sparring.hardening.step import Stepper, in_pieces
 from sparring.hardening.watch import GAP, Sight, collapsed, look, warnings
 from sparring.threat import ThreatModel
 
@@ -71,6 +71,8 @@ class Trainer:
         self._clock = Clock()
         self.best = self.safe = self._snapshot(-1.0)
         self._resume()
+        if workers.decided(self.step) != self.step:
+            raise RecordsError(f"process {workers.rank} does not see the state in {out}: all must see the same folder")
 
     @property
     def current(self) -> nn.Module:
@@ -127,7 +129,7 @@ class Trainer:
         if self._order[0] != epoch:
             self._order = (epoch, self.split.order(epoch))
         rows = self._order[1][position * self.per_step : (position + 1) * self.per_step]
-        images, labels = self.split.read(rows[self.workers.rank :: self.workers.size])
+        images, labels = self.split.read(self.workers.share(rows))
         return images.to(self.workers.device), labels.to(self.workers.device)
 
     def _end_epoch(self) -> None:
@@ -135,6 +137,7 @@ class Trainer:
         self._check_loss()
         if self.average is not None and (learning := self._learning_norms(self.average.module)):
             refresh(self.average.module, learning, self._points())
+        self.workers.same(self.current.buffers())
         sight = self.workers.decided(self._look() if self.workers.leads else None)
         if sight is None:
             raise ModelError("the leading process saw nothing")  # unreachable: it always looks
@@ -150,6 +153,7 @@ class Trainer:
         self._losses, self._seconds = torch.zeros_like(self._losses), 0.0
         if change is not None:
             self.method, self.recipe = change[:2]
+            self._clock = Clock()  # the steps that follow cost something else
             self._restore(self.safe)
             self.best = self.safe if self.best.step > self.safe.step else self.best
         else:
@@ -208,12 +212,17 @@ class Trainer:
         )
 
     def _points(self) -> Iterator[Tensor]:
-        """What the averaged weights would learn from, for their batch-norm statistics."""
+        """What the last batches showed to the model, for the averaged weights' batch-norm statistics.
+
+        Made against the learning model: the averaged one has no statistics yet to be attacked with.
+        """
+        method, recipe, progress = self.method, self.recipe, (self.step - 1) / self.total
         for number in range(min(REFRESHED, self.per_epoch)):
-            images, labels = self._read(max(0, self.step // self.method.repeats - 1 - number))
-            batch = self.stepper.batch(self.method, self.recipe, images, labels, self.step + number, 1.0)
-            batch = dataclasses.replace(batch, module=self.current, memory=dict(batch.memory))
-            yield self.method.craft(batch)
+            images, labels = self._read(max(0, self.step // method.repeats - 1 - number))
+            for piece, (x, y) in enumerate(in_pieces(recipe, images, labels)):
+                batch = self.stepper.batch(method, recipe, x, y, self.step + number, progress, piece)
+                batch = dataclasses.replace(batch, memory=dict(batch.memory))
+                yield method.shown(batch, method.craft(batch))
 
     def _snapshot(self, pgd: float) -> Snapshot:
         average = None if self.average is None else self.average.module.state_dict()
@@ -258,12 +267,15 @@ class Trainer:
         content = None if self.out is None else load_state(self.out / "state.pt", self.key, self.workers.device)
         if content is None:
             return
-        self.method = parse_method(content["method"])
+        if content["method"] != str(self.method):  # a method of the user's own has no name to be found by
+            self.method = parse_method(content["method"])
         self.recipe = dataclasses.replace(self.recipe, grad_align=content["grad_align"])
         self.history = from_plain(content["history"])
         self.best, self.safe = Snapshot(**content["best"]), Snapshot(**content["safe"])
         kept = self.history
         self._restore(Snapshot(**content["now"]))
+        if not self.workers.leads:
+            self.stepper.memory.clear()  # what was saved is the first process's
         self.history = kept
         self._losses, self._seconds = content["losses"], content["seconds"]
 
@@ -280,5 +292,7 @@ class Trainer:
                 self._clock.left(self.total - self.step, watches),
                 "" if ended is None else ended.note,
                 ended is not None,
+                self.history[-1].eps if self.history else None,
+                len(self.split.watched),
             )
         )

@@ -9,7 +9,7 @@ accuracy falls while training goes on.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
 from sparring.attacks import FGSM, PGD
+from sparring.batching import plan
 from sparring.goal import Untargeted
 from sparring.hardening.craft import against_labels, input_gradient
 from sparring.hardening.draws import Draws, seed_of
@@ -65,31 +66,46 @@ def look(model: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel, 
 def _counted(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, seed: int) -> Tensor:
     goal = Untargeted(y)
     draws = Draws(len(x), seed)
+
+    def gradient(points: Tensor, labels: Tensor) -> Tensor:
+        piece = Batch(model, model, points, labels, threat, draws)
+        return input_gradient(piece, points, against_labels(piece))
+
     forced = FGSM()(model, x, goal, threat)
     with frozen_eval(model):
-        with torch.no_grad():
-            right, fgsm = model(x).argmax(1) == y, model(forced).argmax(1) == y
-        batch = Batch(model, model, x, y, threat, draws)
-        here = input_gradient(batch, x, against_labels(batch))
-        there = input_gradient(batch, draws.inside(threat.around(x)), against_labels(batch))
+        right, fgsm = (_said(model, points) == y for points in (x, forced))
+        here, there = (in_pieces_of(model, gradient, p, y) for p in (x, draws.inside(threat.around(x))))
         aligned = cosine_similarity(here.flatten(1), there.flatten(1)).double().sum()
         standing = right & fgsm
     if bool(standing.any()):
         climbed = PGD(steps=10)(model, x[standing], goal.select(standing), threat, generator=draws.generator)
-        with frozen_eval(model), torch.no_grad():
-            standing[standing.clone()] = model(climbed).argmax(1) == y[standing]
+        with frozen_eval(model):
+            standing[standing.clone()] = _said(model, climbed) == y[standing]
     return torch.stack([right.sum(), fgsm.sum(), standing.sum(), aligned.cpu()]).double().cpu()
+
+
+def _said(model: nn.Module, points: Tensor) -> Tensor:
+    with torch.no_grad():
+        return in_pieces_of(model, lambda part: model(part).argmax(1), points)
+
+
+def in_pieces_of(model: nn.Module, work: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+    """What `work` makes of the rows of `tensors`, as many at a time as the model takes without much memory."""
+    rows = plan(model, tensors[0][:2]).batch_size
+    return torch.cat([work(*parts) for parts in zip(*(torch.split(t, rows) for t in tensors), strict=True)])
 
 
 def collapsed(seen: Sight, past: Sequence[Epoch], eps: float) -> str:
     """Why the model counts as collapsed at `eps`, or nothing. `past`: the epochs that still stand.
 
-    While the budget grows accuracy falls by itself, so an epoch is compared with the one before and its equals.
+    While the budget grows accuracy falls by itself, so an epoch is compared with the one before and its equals. A gap
+    that opens then may close again once the budget stands still, so it is not given the name of the disease.
     """
     numbers = f"FGSM {100 * seen.fgsm:.0f} %, PGD-10 {100 * seen.pgd:.0f} %"
     stuck = len(past) > 1 and seen.pgd <= min(epoch.pgd for epoch in past[-2:]) + 0.01
     if stuck and seen.fgsm - seen.pgd > GAP:
-        return f"catastrophic overfitting: {numbers}"
+        grows = past[-1].eps < eps
+        return f"{'one step falls behind ten as the budget grows' if grows else 'catastrophic overfitting'}: {numbers}"
     best = max((epoch.pgd for epoch in past if epoch.eps == eps or epoch is past[-1]), default=0.0)
     if past and best - seen.pgd > FALL and seen.fgsm >= past[-1].fgsm:
         return f"catastrophic overfitting: PGD-10 fell from {100 * best:.0f} % ({numbers})"

@@ -31,6 +31,10 @@ class Gaussian(Method):
         """The images; the noise belongs to the loss."""
         return batch.images
 
+    def shown(self, batch: Batch, points: Tensor) -> Tensor:
+        """The images under fresh noise."""
+        return points + self.sigma * batch.draws.normal(points.shape[1:], points)
+
     def loss(self, batch: Batch, points: Tensor) -> Tensor:
         """Mean loss under noise."""
-        return mean_loss(batch, points + self.sigma * batch.draws.normal(points.shape[1:], points))
+        return mean_loss(batch, self.shown(batch, points))

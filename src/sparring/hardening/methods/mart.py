@@ -26,6 +26,8 @@ class MART(Method):
         "Wang et al., Improving Adversarial Robustness Requires Revisiting Misclassified Examples, 2020"
     )
 
+    own_loss: ClassVar[bool] = True
+
     weight: float = 5.0
     steps: int = 10
     step_size: float | None = None
@@ -41,9 +43,13 @@ class MART(Method):
             return crafted_by(self.inner, batch)
         return climb(batch, near(batch, 1e-3), self.steps, self.step_size, against_labels(batch))
 
+    def shown(self, batch: Batch, points: Tensor) -> Tensor:
+        """The images and the points, together."""
+        return torch.cat([batch.images, points])
+
     def loss(self, batch: Batch, points: Tensor) -> Tensor:
         """Boosted cross-entropy plus the weighted divergence."""
-        clean, moved = batch.learner(torch.cat([batch.images, points])).chunk(2)
+        clean, moved = batch.learner(self.shown(batch, points)).chunk(2)
         labels = batch.labels[:, None]
         log_clean, log_moved = log_softmax(clean, 1), log_softmax(moved, 1)
         other = log_moved.scatter(1, labels, -torch.inf).amax(1).exp()

@@ -48,8 +48,12 @@ class TRADES(Method):
 
         return climb(batch, near(batch, 1e-3), self.steps, self.step_size, divergence)
 
+    def shown(self, batch: Batch, points: Tensor) -> Tensor:
+        """The images and the points, together."""
+        return torch.cat([batch.images, points])
+
     def loss(self, batch: Batch, points: Tensor) -> Tensor:
         """Clean loss plus beta times the divergence, both averaged over the batch."""
-        clean, moved = batch.learner(torch.cat([batch.images, points])).chunk(2)
+        clean, moved = batch.learner(self.shown(batch, points)).chunk(2)
         apart = kl_div(log_softmax(moved, 1), log_softmax(clean, 1), reduction="batchmean", log_target=True)
         return batch.criterion.learn(clean, batch.labels).mean() + self.beta * apart
