@@ -14,8 +14,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
+import sparring as sp
+from sparring.auditing.compose import _reach
 from sparring.cli import app
 from sparring.loading import load_config
 
@@ -76,6 +79,14 @@ def test_the_tabular_example_changes_only_what_can_be_changed(example: Callable[
     moved = np.abs(changed - rows[nearest]).max(0) > 1e-6
     assert moved.any()
     assert not (moved & ~mask).any()
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1", "l0"])
+def test_a_headline_says_how_little_may_be_changed(norm: str) -> None:
+    mask = torch.zeros(1, 1, 30, dtype=torch.bool)
+    mask[..., :6] = True
+    for threat, known in ((sp.ThreatModel(norm, 1, mask=mask), True), (sp.ThreatModel(norm, 1), False)):
+        assert ("6 of 30 values" in _reach(threat)) == known
 
 
 def test_the_text_example_tells_vectors_from_words(

@@ -143,11 +143,14 @@ def headline(
 
 
 def _reach(threat: Threat) -> str:
+    mask = getattr(threat, "mask", None)
+    what = "every pixel" if mask is None else f"{int(mask.sum())} of {mask.numel()} values"
+    image = "the image" if mask is None else what
     ways = {
-        "linf": "may change every pixel by up to {}",
-        "l2": "may change the image by an l2 distance of up to {}",
-        "l1": "may change the image by an l1 distance of up to {}",
-        "l0": "may change up to {} pixel values",
+        "linf": f"may change {what} by up to {{}}",
+        "l2": f"may change {image} by an l2 distance of up to {{}}",
+        "l1": f"may change {image} by an l1 distance of up to {{}}",
+        "l0": "may change up to {} pixel values" + ("" if mask is None else f" among {what}"),
     }
     return ways.get(threat.norm, f"has a {threat.norm} budget of {{}}").format(threat.eps_text)
 

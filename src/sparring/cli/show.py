@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import webbrowser
@@ -75,7 +76,8 @@ def _in_log() -> Report:
 
 
 def _robust(event: Progress) -> str:
-    return f", robust so far {100 * event.robust:.1f} %" if event.unit == "images" else ""
+    told = event.unit == "images" and not math.isnan(event.robust)
+    return f", robust so far {100 * event.robust:.1f} %" if told else ""
 
 
 def open_in_browser(path: Path) -> bool:
