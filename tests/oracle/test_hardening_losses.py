@@ -19,7 +19,7 @@ from sparring.hardening.draws import Draws, seed_of
 from sparring.hardening.ema import Average, refresh
 from sparring.hardening.grad_align import misalignment
 from sparring.hardening.hat import helper_loss
-from sparring.hardening.methods import MART, NFGSM, PGD, TRADES, Fast, FGSMMix, Free
+from sparring.hardening.methods import MART, NFGSM, PGD, TRADES, Fast, FGSMMix, Free, Gaussian
 from sparring.hardening.recipe import Recipe
 from sparring.threat import ThreatModel
 
@@ -94,6 +94,36 @@ def test_the_sampled_mix_stays_within_eps() -> None:
     sizes = (FGSMMix(sampled=True).craft(given) - INSIDE).abs().flatten(1).amax(1)
     assert float(sizes.max()) <= 0.1 + 1e-6
     assert len({round(float(size), 5) for size in sizes}) > 3
+
+
+def test_the_sampled_mix_draws_from_a_truncated_normal_and_then_clips() -> None:
+    """Kurakin et al.: |N(0, eps/2)| truncated at eps, whose mean is 0.361 eps; only what the box forbids is cut off."""
+    n, near = 4000, 0.99
+    model = two_classes()
+    images = torch.full((n, 1, 4, 4), near)
+    given = Batch(model, model, images, torch.zeros(n).long(), ThreatModel("linf", 0.1), Draws(n, 5))
+    change = FGSMMix(sampled=True).craft(given) - images
+    up = (model.weight[1] - model.weight[0]).view(1, 4, 4).expand_as(change) > 0  # type: ignore[index]
+    sizes = -change[~up].view(n, -1)[:, 0]
+    assert float(sizes.mean()) == pytest.approx(0.0361, rel=0.05)
+    assert int((sizes > 0.0999).sum()) < 0.005 * n, "those beyond eps are drawn again, not piled up there"
+    torch.testing.assert_close(change[up].view(n, -1)[:, 0], sizes.clamp_max(1 - near), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("method", [Fast(), FGSMMix(), TRADES(), MART(), Gaussian()])
+def test_what_is_shown_is_what_is_learned_from(method: Fast) -> None:
+    """Batch-norm statistics of averaged weights are taken from it."""
+    model, learned = small_four(), []
+
+    def learner(points: Tensor) -> Tensor:
+        learned.append(points)
+        out: Tensor = model(points)
+        return out
+
+    given = Batch(learner, model, X, Y, ThreatModel("linf", 0.1), Draws(len(X), 5))
+    method.loss(given, method.craft(given))
+    again = batch(model)
+    torch.testing.assert_close(torch.cat(learned), method.shown(again, method.craft(again)))
 
 
 def test_the_mix_weighs_both_halves_alike() -> None:

@@ -159,10 +159,17 @@ def _cost(job: Job, trainer: Trainer, repeats: int = 3) -> float:
         normal = turn % 2 == 0
         method, recipe = (Clean(), plain) if normal else (trainer.method, trainer.recipe)
         pieces = method.copies
-        started = time.perf_counter()
+        started = _now(job.workers.device)
         for x, y in zip(images.chunk(pieces), labels.chunk(pieces), strict=True):
             stepper.gradients(method, recipe, x, y, turn, 1.0)
         for parameter in parameters:
             parameter.grad = None
-        ticks[normal].append(time.perf_counter() - started)
+        ticks[normal].append(_now(job.workers.device) - started)
     return statistics.median(ticks[False][1:]) / max(statistics.median(ticks[True][1:]), 1e-9)
+
+
+def _now(device: torch.device) -> float:
+    """Seconds of a clock, once the device has done what it was given: a GPU only queues it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
