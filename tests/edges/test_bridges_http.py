@@ -402,6 +402,21 @@ def test_another_model_has_other_answers(service: Service, data: tuple[Tensor, T
     assert len(service.pictures) == 12
 
 
+def test_the_bill_stays_when_the_declaration_changes(
+    service: Service, data: tuple[Tensor, Tensor], tmp_path: Path
+) -> None:
+    """Who tries response paths until one fits has sent pictures all the same."""
+    with pytest.raises(EndpointError, match="no 'result'"):
+        remote(service.declared(tmp_path, response="result"))(data[0])
+    remote(service.declared(tmp_path))(data[0][:3])
+    again = remote(service.declared(tmp_path, classes=3, max_queries=5, timeout=1.0))
+    again(data[0][:3])
+    assert again.ledger.totals() == (4, 3)
+    with pytest.raises(QueriesSpentError, match="cap of 5"):
+        again(data[0])
+    assert len(service.pictures) == 5
+
+
 def test_a_broken_cache_is_explained(service: Service, data: tuple[Tensor, Tensor], tmp_path: Path) -> None:
     (tmp_path / "endpoint.answers.sqlite").write_bytes(b"not a database" * 100)
     with pytest.raises(DataError, match="name another file"):
@@ -413,7 +428,7 @@ def test_what_was_not_committed_is_not_there(tmp_path: Path, service: Service) -
     """A process that dies in the middle of writing leaves the file as it was."""
     model = remote(service.declared(tmp_path))
     with contextlib.suppress(KeyboardInterrupt), model.ledger._open() as file:
-        file.execute("insert into bill values (?, 5)", (model.ledger.endpoint,))
+        file.execute("insert into bill values (?, 5)", (model.ledger.account,))
         raise KeyboardInterrupt
     assert model.ledger.totals() == (0, 0)
     assert sqlite3.connect(model.ledger.path).execute("pragma integrity_check").fetchone() == ("ok",)

@@ -116,8 +116,13 @@ class Declaration(BaseModel):
     def identity(self) -> str:
         """Which model this is, hex: all that decides an answer, and no secret."""
         free = ("max_queries", "permission", "headers", "batch", "per_second", "price", "timeout", "retries", "cache")
-        kept = [key for key in type(self).model_fields if key not in free]
+        kept = [key for key in type(self).model_fields if key not in (*free, "classes")]
         return hashlib.sha256(repr([(key, getattr(self, key)) for key in kept]).encode()).hexdigest()
+
+    @property
+    def account(self) -> str:
+        """Whose bill it is, hex: the model that answers, however it is asked and its answers are read."""
+        return hashlib.sha256(repr((self.url, self.protocol, self.model, self.version)).encode()).hexdigest()
 
     def filled(self, text: str) -> str:
         """`text` with `${NAME}` replaced from the environment. Raises `ConfigError` for a variable that is not set."""

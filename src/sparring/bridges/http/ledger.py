@@ -21,16 +21,18 @@ create table if not exists bill (endpoint text primary key, spent integer not nu
 
 
 class Ledger:
-    """The file at `path`, for one `endpoint` (its identity). A process that dies loses nothing of what was written."""
+    """The file at `path`: answers of one `endpoint`, as it is declared, and the bill of one `account`, which stays the
+    same where only the declaration changes. A process that dies loses nothing of what was written.
+    """
 
-    def __init__(self, path: Path, endpoint: str) -> None:
-        self.path, self.endpoint = path, endpoint
+    def __init__(self, path: Path, endpoint: str, account: str) -> None:
+        self.path, self.endpoint, self.account = path, endpoint, account
         self._file: sqlite3.Connection | None = None
         self._lock = threading.Lock()
 
     def __deepcopy__(self, memo: object) -> Ledger:
         """A copy reads the same file by a connection of its own."""
-        return Ledger(self.path, self.endpoint)
+        return Ledger(self.path, self.endpoint, self.account)
 
     def known(self, pictures: Sequence[str]) -> dict[str, np.ndarray]:
         """Digest to scores (K,), float64, of those `pictures` that were answered before."""
@@ -60,7 +62,7 @@ class Ledger:
                 file.execute(
                     "insert into bill values (?, ?) "
                     "on conflict (endpoint) do update set spent = spent + excluded.spent",
-                    (self.endpoint, pictures),
+                    (self.account, pictures),
                 )
         return fits
 
@@ -71,7 +73,7 @@ class Ledger:
             return self._spent(file), int(kept)
 
     def _spent(self, file: sqlite3.Connection) -> int:
-        row = file.execute("select spent from bill where endpoint = ?", (self.endpoint,)).fetchone()
+        row = file.execute("select spent from bill where endpoint = ?", (self.account,)).fetchone()
         return 0 if row is None else int(row[0])
 
     @contextmanager

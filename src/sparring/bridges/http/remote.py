@@ -35,7 +35,7 @@ class Remote(nn.Module):
         if declared.batch > 1 and declared.protocol != "v2" and not wire.repeats(declared.body):
             raise ConfigError('several pictures per request need a list in the body: instances = ["{array}"]')
         self.declared = declared
-        self.ledger = Ledger(declared.cache or Path("answers.sqlite"), declared.identity)
+        self.ledger = Ledger(declared.cache or Path("answers.sqlite"), declared.identity, declared.account)
         self._width: int | None = None
         self.client = Client(declared, self._reserve, sleep=sleep)
 
