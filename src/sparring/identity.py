@@ -179,7 +179,8 @@ def _file(module: ModuleType | None) -> Path | None:
     if module is None or name is None or _ours(module.__name__):
         return None
     path = Path(name).resolve()
-    installed = any(path.is_relative_to(folder) for folder in _OTHERS) or "dist-packages" in path.parts
+    elsewhere = "site-packages" in path.parts or "dist-packages" in path.parts  # of the user, of the system, of Debian
+    installed = elsewhere or any(path.is_relative_to(folder) for folder in _OTHERS)
     return None if installed or not path.is_file() else path
 
 

@@ -110,3 +110,21 @@ def test_things_that_hold_each_other_are_no_riddle() -> None:
     first, second = Gate(), Gate()
     first.__dict__["other"], second.__dict__["other"] = [second], [first]
     assert settings_of(first) == settings_of(first)
+
+
+@pytest.mark.parametrize("where", ["site-packages", "dist-packages", "mine"])
+def test_what_is_installed_elsewhere_is_not_read_through(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PyTorch in the user's or the system's folder took minutes to read, as if it were part of every model."""
+    folder = tmp_path / where
+    folder.mkdir()
+    name = f"helper_in_{where.replace('-', '_')}"
+    (folder / f"{name}.py").write_text("def double(x):\n    return 2 * x\n")
+    monkeypatch.syspath_prepend(str(folder))
+    helper = importlib.import_module(name)
+    first = code_of(helper.double)
+    (folder / f"{name}.py").write_text("def double(x):\n    return 2 * x  # a remark\n")
+    changed = code_of(helper.double) != first
+    assert changed == (where == "mine"), "only one's own files are part of a model"
+    del sys.modules[name]
