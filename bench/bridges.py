@@ -211,7 +211,7 @@ def measured(name: str, size: str, processes: int) -> dict[str, Any]:
 
 def table(found: dict[str, Any]) -> str:
     """The record as the documentation shows it."""
-    lines = ["| bridge | network | own ms | overhead | over processes | default allocator |", "|" + "---|" * 6]
+    lines = ["| bridge | network | own ms | overhead | over processes | default |", "|" + "---|" * 6]
     for key, row in sorted(found.items()):
         bridge, _, size = key.partition(", ")
         kept, default = row["kept"], row["default"]
