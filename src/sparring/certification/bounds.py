@@ -119,8 +119,7 @@ def _tighter(layers: list[Layer], known: list[Interval], place: int, domain: Dom
     near = windows.windowed(layers, place, domain.norm)
     if near is not None and operator.lt(*windows.cost(near, open_)):
         ends = windows.tightened(near, known, open_, domain, most_numbers(low), lower_bound)
-        low, high = torch.maximum(low, ends[0]), torch.minimum(high, ends[1])
-        return low.view_as(known[place][0]), torch.maximum(low, high).view_as(known[place][1])
+        return _where(open_, known[place], *ends)
     counts, order = open_.sum(1), open_.to(torch.uint8).argsort(dim=1, descending=True, stable=True)
     widest = max(math.prod(layer.shape) for layer in layers[: place + 1])
     rows = max(1, min(ROWS, most_numbers(low) // (2 * widest * len(low))))
@@ -132,8 +131,16 @@ def _tighter(layers: list[Layer], known: list[Interval], place: int, domain: Dom
         least, most = _both_ends(layers, mine, place, units, part, some)
         low[still] = low[still].scatter(1, part, torch.maximum(low[still].gather(1, part), least))
         high[still] = high[still].scatter(1, part, torch.minimum(high[still].gather(1, part), most))
-    high = torch.maximum(low, high)  # equal up to rounding
-    return low.view_as(known[place][0]), high.view_as(known[place][1])
+    return _where(open_, known[place], low, high)
+
+
+def _where(open_: Tensor, before: Interval, low: Tensor, high: Tensor) -> Interval:
+    """The interval `before` with the tighter ends (N, D) where it is `open_`: what is known of an image does not depend
+    on the others of its batch, with which it shares passes.
+    """
+    low = torch.maximum(before[0], low.where(open_, -torch.inf).view_as(before[0]))
+    high = torch.minimum(before[1], high.where(open_, torch.inf).view_as(before[1]))
+    return low, torch.maximum(low, high)  # equal up to rounding
 
 
 def _units(layers: list[Layer], place: int) -> Units | None:
@@ -141,7 +148,7 @@ def _units(layers: list[Layer], place: int) -> Units | None:
     is no linear layer, or too large to be kept.
     """
     layer, size = layers[place], math.prod(layers[place].shape)
-    if not isinstance(layer, (Dense, Conv)) or size * math.prod(layers[layer.inputs[0]].shape) > MEMORY:
+    if not isinstance(layer, (Dense, Conv)) or size * max(size, math.prod(layers[layer.inputs[0]].shape)) > MEMORY:
         return None
     return layer.units
 
@@ -181,10 +188,10 @@ def rivals(labels: Tensor, classes: int, like: Tensor) -> Tensor:
 
 def margins(layers: list[Layer], known: list[Interval], labels: Tensor, domain: Domain, method: str) -> Tensor:
     """Lower bounds of z_label - z_j, (N, classes - 1). "ibp": by intervals through all but the last affine layer."""
-    classes = layers[-1].shape[0]
-    rows = rivals(labels, classes, domain.images)
+    rows = rivals(labels, layers[-1].shape[0], domain.images)
     if method != "ibp":
-        return lower_bound(layers, known, len(layers) - 1, rows, domain)
+        parts = rows.split(len(rows[0]) if torch.is_grad_enabled() else _fitting(layers, domain), 1)
+        return torch.cat([lower_bound(layers, known, len(layers) - 1, part, domain) for part in parts], 1)
     back, extra = layers[-1].pull(rows, *(known[i] for i in layers[-1].inputs))
     total: Tensor = rows.new_zeros(rows.shape[:2]) + extra
     for i, part in zip(layers[-1].inputs, back, strict=True):
@@ -205,6 +212,17 @@ def with_better_slopes(
     Any slope in [0, 1] is sound, so the best bound seen counts.
     """
     rows = rivals(labels, layers[-1].shape[0], domain.images)
+    parts = rows.split(_fitting(layers, domain), 1)
+    return torch.cat([_ascended(layers, known, part, domain, steps) for part in parts], 1)
+
+
+def _fitting(layers: list[Layer], domain: Domain) -> int:
+    """Rows of coefficients that fit, for all images of `domain` at once, into the memory meant for them."""
+    widest = max(math.prod(layer.shape) for layer in layers)
+    return max(1, most_numbers(domain.images) // (widest * len(domain.images)))
+
+
+def _ascended(layers: list[Layer], known: list[Interval], rows: Tensor, domain: Domain, steps: int) -> Tensor:
     best = lower_bound(layers, known, len(layers) - 1, rows, domain)
     slopes = {i: _start(known[layers[i].inputs[0]], rows.shape[1]) for i in _relus(layers)}
     if not slopes or not steps:

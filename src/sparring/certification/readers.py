@@ -63,8 +63,7 @@ def _batch_norm(r: Reading) -> Layer:
 
 
 def _scale(r: Reading, place: int, factor: Any, shift: Any) -> Layer:
-    like = next((v for v in (factor, shift) if isinstance(v, Tensor)), torch.zeros(()))
-    made = [_of_one(torch.as_tensor(v, dtype=like.dtype if isinstance(v, float) else None)) for v in (factor, shift)]
+    made = [_of_one(torch.as_tensor(v, dtype=torch.float64 if isinstance(v, float) else None)) for v in (factor, shift)]
     whole = torch.zeros(()).expand(r.before(place))
     if any(tuple((whole + m.to("cpu")).shape) != r.before(place) for m in made):
         raise UnsupportedError("a constant that widens what it is applied to")
@@ -91,7 +90,7 @@ def _add(r: Reading, sign: float = 1.0) -> Layer:
 
 
 def _rsub(r: Reading) -> Layer:
-    return _scale(r, r.only(0), -1.0, r.arg(1) if isinstance(r.arg(1), Tensor) else float(r.arg(1)))
+    return _scale(r, r.only(0), -float(r.arg(2, 1)), r.arg(1) if isinstance(r.arg(1), Tensor) else float(r.arg(1)))
 
 
 def _mul(r: Reading) -> Layer:
@@ -118,13 +117,13 @@ def _reshape(r: Reading) -> Layer:
     return r.made(Gather, (place,), apply=lambda x: x.reshape(len(x), *shape), before=r.before(place))
 
 
-def _mean(r: Reading) -> Layer:
+def _over(r: Reading, how: Callable[..., Tensor]) -> Layer:
     place, dims, keep = r.only(0), r.arg(1), bool(r.arg(2, False))
     n = len(r.before(place)) + 1
     over = [d % n for d in dims] if dims else []
     if not over or 0 in over:
-        raise UnsupportedError("a mean over the batch")
-    return r.made(Gather, (place,), apply=lambda x: x.mean(over, keepdim=keep), before=r.before(place))
+        raise UnsupportedError(f"a {how.__name__} over the batch")
+    return r.made(Gather, (place,), apply=lambda x: how(x, over, keepdim=keep), before=r.before(place))
 
 
 def _permute(r: Reading) -> Layer:
@@ -134,8 +133,25 @@ def _permute(r: Reading) -> Layer:
     return r.made(Gather, (place,), apply=lambda x: x.permute(order), before=r.before(place))
 
 
+def _transpose(r: Reading) -> Layer:
+    place = r.only(0)
+    first, second = (r.arg(i) % (len(r.shape) + 1) for i in (1, 2))
+    if 0 in (first, second):
+        raise UnsupportedError("a permutation that moves the batch")
+    return r.made(Gather, (place,), apply=lambda x: x.transpose(first, second), before=r.before(place))
+
+
+def _select(r: Reading) -> Layer:
+    place, index = r.only(0), r.arg(2)
+    dim = r.arg(1) % (len(r.before(place)) + 1)
+    if dim == 0:
+        raise UnsupportedError("one image of the batch")
+    return r.made(Gather, (place,), apply=lambda x: x.select(dim, index), before=r.before(place))
+
+
 def _slice(r: Reading) -> Layer:
-    place, dim, start, end, step = r.only(0), r.arg(1, 0), r.arg(2, None), r.arg(3, None), r.arg(4, 1)
+    place, start, end, step = r.only(0), r.arg(2, None), r.arg(3, None), r.arg(4, 1)
+    dim = r.arg(1, 0) % (len(r.shape) + 1)
     if dim == 0 and r.before(place) == r.shape and r.step.shape[0] == 2:
         return r.made(Gather, (place,), apply=lambda x: x, before=r.before(place))
     if dim == 0:
@@ -168,6 +184,15 @@ def _max_pool(r: Reading) -> Layer:
     if _pair(r.arg(4, (1, 1))) != (1, 1) or r.arg(5, False) or len(r.before(place)) != 3:
         raise UnsupportedError("max pooling with dilation or ceil_mode")
     return r.made(MaxPool, (place,), kernel=kernel, stride=stride, padding=padding, before=r.before(place))
+
+
+def _adaptive_max_pool(r: Reading) -> Layer:
+    place, size = r.only(0), _pair(r.arg(1))
+    before = r.before(place)
+    if len(before) != 3 or any(n % k for n, k in zip(before[1:], size, strict=True)):
+        raise UnsupportedError("adaptive max pooling to a size that does not divide what it pools")
+    kernel = (before[1] // size[0], before[2] // size[1])
+    return r.made(MaxPool, (place,), kernel=kernel, stride=kernel, padding=(0, 0), before=before)
 
 
 def _pair(value: Any) -> tuple[int, int]:
@@ -227,8 +252,16 @@ def _celu(r: Reading) -> Layer:
     return _curve(r, lambda x: functional.celu(x, alpha), Shape(1 / alpha, 1.0, (0.0,)))
 
 
+SMALL_JUMP = 16.0
+"""Above its threshold softplus is replaced by the identity: a step down of at most exp(-threshold) / beta."""
+
+
 def _softplus(r: Reading) -> Layer:
     beta, threshold = float(r.arg(1, 1.0)), float(r.arg(2, 20.0))
+    if beta <= 0 or threshold < 20:  # a lower threshold makes it jump
+        raise UnsupportedError("softplus with a negative beta or a threshold below 20")
+    if beta <= 0 or threshold < SMALL_JUMP:
+        raise UnsupportedError("softplus with a negative beta, or a threshold so low that the function jumps there")
     return _curve(r, lambda x: functional.softplus(x, beta, threshold), Shape(beta / 4, 1.0))
 
 
@@ -247,24 +280,31 @@ READERS: dict[str, Callable[[Reading], Layer]] = {
     "aten.convolution": _convolution,
     "aten.native_batch_norm": _batch_norm,
     "aten._native_batch_norm_legit_no_training": _batch_norm,
+    "aten.cudnn_batch_norm": _batch_norm,
     "aten.add": _add,
     "aten.sub": partial(_add, sign=-1.0),
     "aten.rsub": _rsub,
     "aten.mul": _mul,
     "aten.div": _div,
     "aten.neg": _neg,
-    "aten.mean": _mean,
+    "aten.mean": partial(_over, how=torch.mean),
+    "aten.sum": partial(_over, how=torch.sum),
+    "aten.transpose": _transpose,
+    "aten.select": _select,
     "aten.permute": _permute,
     "aten.slice": _slice,
     "aten.constant_pad_nd": _pad,
     "aten.avg_pool2d": _avg_pool,
     "aten._adaptive_avg_pool2d": _adaptive_pool,
     "aten.max_pool2d_with_indices": _max_pool,
+    "aten.adaptive_max_pool2d": _adaptive_max_pool,
     "aten.cat": _cat,
     "aten.relu": _relu,
     "aten.leaky_relu": _leaky,
     "aten.hardtanh": _clipped,
     "aten.clamp": lambda r: _clipped(r) if len(r.step.args) > 2 else _clipped_below(r),
+    "aten.clamp_min": lambda r: _clipped_below(r),
+    "aten.clamp_max": lambda r: _clipped_above(r),
     "aten.elu": _elu,
     "aten.celu": _celu,
     "aten.softplus": _softplus,
@@ -274,8 +314,31 @@ READERS: dict[str, Callable[[Reading], Layer]] = {
     **{f"aten.{name}": partial(_curve, apply=apply, shape=shape) for name, (apply, shape) in SMOOTH.items()},
 }
 """Name of an operation to what makes a layer of it."""
+HEEDED = {"aten.add": ("alpha",), "aten.sub": ("alpha",), "aten.gelu": ("approximate",)}
+LAYOUT = ("memory_format", "layout", "device", "pin_memory", "non_blocking")
+"""Keywords that change no values."""
+
+
+def read(r: Reading) -> Layer:
+    """The layer of a recorded operation. Raises `UnsupportedError` where bounds cannot pass it as it was called."""
+    name, said = r.step.name, r.step.name.removeprefix("aten.")
+    reader = READERS.get(name)
+    if reader is None or not r.known():
+        raise UnsupportedError(said)
+    for key, value in r.step.kwargs.items():
+        if value is not None and key not in (*LAYOUT, *HEEDED.get(name, ())):
+            raise UnsupportedError(f"{said} with {key}={value!r}")
+    try:
+        return reader(r)
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise UnsupportedError(f"{said} with such arguments ({type(error).__name__})") from error
 
 
 def _clipped_below(r: Reading) -> Layer:
     low = float(r.arg(1, 0.0))
     return _curve(r, lambda x: x.clamp_min(low), Shape(0.0, 1.0, (low,)))
+
+
+def _clipped_above(r: Reading) -> Layer:
+    high = float(r.arg(1))
+    return _curve(r, lambda x: x.clamp_max(high), Shape(0.0, 1.0, (high,)))
