@@ -32,8 +32,8 @@ from train_runs import strided, striding
 
 RESULT = Path(__file__).resolve().parent / "results" / "train" / "cost.json"
 NETS = {"strided": strided, "striding": striding, "small": models.small}
-METHODS = ("clean", "fgsm_mix", "fast", "n_fgsm", "pgd", "trades")
-TARGETS = {"fast": 1.8, "n_fgsm": 1.8, "fgsm_mix": 2.9, "pgd": 6.0}
+METHODS = ("clean", "fgsm_mix", "rs_fgsm", "n_fgsm", "pgd", "trades")
+TARGETS = {"rs_fgsm": 1.8, "n_fgsm": 1.8, "fgsm_mix": 2.9, "pgd": 6.0}
 IMAGES, BATCH, EPS = 2560, 128, 0.1
 Epoch = Callable[[], object]
 
@@ -80,7 +80,7 @@ def bare(net: Callable[[], nn.Module], x_all: Tensor, y_all: Tensor, method: str
     def points(x: Tensor, y: Tensor) -> Tensor:
         model.requires_grad_(False)
         low, high = (x - EPS).clamp_(0, 1), (x + EPS).clamp_(0, 1)
-        if method in ("fast", "pgd"):
+        if method in ("rs_fgsm", "pgd"):
             at, steps, length = x + torch.empty_like(x).uniform_(-EPS, EPS), 1, 1.25 * EPS
             if method == "pgd":
                 at, steps, length = at.clamp_(0, 1), 7, 2.5 * EPS / 7
@@ -156,9 +156,9 @@ def race(net: Callable[[], nn.Module], rounds: int, n: int, *, short: bool) -> d
     contestants: dict[str, Epoch] = {}
     for method in METHODS[:-1] if short else METHODS:
         contestants[f"ours {method}"] = ours(net, x, y, method, ema=0.0)
-        if method in ("clean", "fgsm_mix", "fast", "pgd"):
+        if method in ("clean", "fgsm_mix", "rs_fgsm", "pgd"):
             contestants[f"bare {method}"] = bare(net, x[:n], y[:n], method)
-    contestants["ours fast, defaults"] = ours(net, x, y, "fast")
+    contestants["ours rs_fgsm, defaults"] = ours(net, x, y, "rs_fgsm")
     contestants["ours clean, defaults"] = ours(net, x, y, "clean")
     contestants["watch"] = watch(net, x, y)
     contestants |= {} if short else art_trainers(net, x[:n], y[:n])
@@ -181,11 +181,11 @@ def ratios(seconds: dict[str, list[float]], n: int) -> dict[str, float]:
         return statistics.median(a / b for a, b in zip(seconds[first], seconds[second], strict=True))
 
     found = {f"{m} / clean": over(f"ours {m}", "ours clean") for m in METHODS[1:] if f"ours {m}" in seconds}
-    found |= {f"bare {m} / bare clean": over(f"bare {m}", "bare clean") for m in ("fgsm_mix", "fast", "pgd")}
-    found |= {f"{m} / bare": over(f"ours {m}", f"bare {m}") for m in ("clean", "fgsm_mix", "fast", "pgd")}
-    found["fast / clean, defaults"] = over("ours fast, defaults", "ours clean, defaults")
+    found |= {f"bare {m} / bare clean": over(f"bare {m}", "bare clean") for m in ("fgsm_mix", "rs_fgsm", "pgd")}
+    found |= {f"{m} / bare": over(f"ours {m}", f"bare {m}") for m in ("clean", "fgsm_mix", "rs_fgsm", "pgd")}
+    found["rs_fgsm / clean, defaults"] = over("ours rs_fgsm, defaults", "ours clean, defaults")
     found["watch / clean epoch of 60,000"] = over("watch", "ours clean") * n / 60_000
-    for theirs, mine in (("ART fast", "fast"), ("ART Madry", "pgd")):
+    for theirs, mine in (("ART fast", "rs_fgsm"), ("ART Madry", "pgd")):
         if theirs in seconds:
             found[f"{theirs} / {mine}"] = over(theirs, f"ours {mine}")
     return found

@@ -55,17 +55,17 @@ RUNS: dict[str, Run] = {
     "mnist5k-n-fgsm": _mnist("n_fgsm:noise=1"),
     "mnist5k-pgd": _mnist("pgd", epochs=20),
     "mnist5k-mix": _mnist("fgsm_mix", epochs=20, batch_size=100),
-    "mnist5k-zero-start": _mnist("fast:step=1,random_start=false"),
-    "mnist5k-zero-start-unwatched": _mnist("fast:step=1,random_start=false", recover=False),
+    "mnist5k-zero-start": _mnist("rs_fgsm:step=1,random_start=false"),
+    "mnist5k-zero-start-unwatched": _mnist("rs_fgsm:step=1,random_start=false", recover=False),
     "goodfellow-clean": _mnist("clean", 0.25, epochs=20),
     "goodfellow-mix": _mnist("fgsm_mix", 0.25, epochs=20, batch_size=100),
     "goodfellow-pgd": _mnist("pgd", 0.25, epochs=20),
-    "fashion-fast": Run("fashion-mnist", 0.1, "fast", 15),
+    "fashion-fast": Run("fashion-mnist", 0.1, "fast", 20),
     "fashion-pgd": Run("fashion-mnist", 0.1, "pgd", 15),
     "fashion-trades": Run("fashion-mnist", 0.1, "trades:steps=5", 15),
     **{
-        f"fashion12k-{method.partition(':')[0]}-seed{seed}": Run("fashion-mnist", 0.1, method, 10, {}, 12_000, seed)
+        f"fashion12k-{method.partition(':')[0]}-seed{seed}": Run("fashion-mnist", 0.1, method, epochs, {}, 12_000, seed)
         for seed in (0, 1, 2)
-        for method in ("fast", "pgd", "trades:steps=5")
+        for method, epochs in (("fast", 14), ("pgd", 10), ("trades:steps=5", 10))
     },
 }

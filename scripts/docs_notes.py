@@ -121,34 +121,34 @@ DETECTORS = {
 TRAINING = {
     "clean": Note(
         limit="Anything. It is the yardstick for accuracy and cost.",
-        near=("training/fast", "training/pgd", "hardening#which-method"),
+        near=("training/rs_fgsm", "training/pgd", "hardening#which-method"),
     ),
     "fgsm_mix": Note(
         limit="Any attack with several steps: on MNIST at linf 0.3 it keeps 84.1 % under FGSM and 2.8 % [1.9, 4.0] at "
         "standard effort ([measured](../hardening.md#measured)).",
-        near=("training/fast", "training/n_fgsm", "attacks/fgsm", "hardening#the-watch"),
+        near=("training/rs_fgsm", "training/n_fgsm", "attacks/fgsm", "hardening#the-watch"),
     ),
-    "fast": Note(
-        limit="Attacks with several steps at large budgets: on MNIST at linf 0.3 one step fell behind, and the watch "
-        "ended with six steps of PGD ([measured](../hardening.md#measured)). And, as all of these: other norms, larger "
+    "rs_fgsm": Note(
+        limit="Attacks with several steps at large budgets: on MNIST at linf 0.3 one step falls behind "
+        "([measured](../hardening.md#measured)). And, as all of these: other norms, larger "
         "budgets, patches, rotations.",
         near=("training/n_fgsm", "training/pgd", "training/free", "hardening#the-watch"),
     ),
     "n_fgsm": Note(
         limit="Large budgets on pictures that are almost black and white, where its noise drowns the picture; other "
         "norms, larger budgets, patches, rotations.",
-        near=("training/fast", "training/pgd", "hardening#the-watch"),
+        near=("training/rs_fgsm", "training/pgd", "hardening#the-watch"),
     ),
     "free": Note(
         limit="Other norms, larger budgets, patches, rotations. Perturbations are made with batch norm in training "
         "mode, and a resumed run of several processes begins them anew.",
-        near=("training/fast", "training/pgd", "hardening#which-method"),
+        near=("training/rs_fgsm", "training/pgd", "hardening#which-method"),
     ),
     "pgd": Note(
         limit="Other norms, larger budgets, patches, rotations. Trained for too long it loses robustness again (Rice "
         "et "
         "al. 2020): the watch keeps the best epoch.",
-        near=("training/trades", "training/mart", "training/fast", "attacks/pgd"),
+        near=("training/trades", "training/mart", "training/rs_fgsm", "attacks/pgd"),
     ),
     "trades": Note(
         limit="Other norms, larger budgets, patches, rotations. A larger `beta` costs clean accuracy.",

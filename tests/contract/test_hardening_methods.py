@@ -125,7 +125,12 @@ def test_a_method_refuses_other_norms(name: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["pgd:steps=3", "fast:step=1,random_start=false", "trades:beta=2.5,steps=5", "pgd:step_size=0.00784313725490196"],
+    [
+        "pgd:steps=3",
+        "rs_fgsm:step=1,random_start=false",
+        "trades:beta=2.5,steps=5",
+        "pgd:step_size=0.00784313725490196",
+    ],
 )
 def test_text_goes_both_ways(text: str) -> None:
     method = parse_method(text)
@@ -144,13 +149,13 @@ def test_an_inner_attack_has_parameters_of_its_own() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("fats", "did you mean 'fast'"),
+        ("pdg", "did you mean 'pgd'"),
         ("pgd:step=3", "steps"),
         ("pgd:steps", "name=value"),
         ("pgd:steps=0", ">= 1"),
         ("pgd:steps=2.5", "whole"),
-        ("fast:random_start=maybe", "true or false"),
-        ("fast:step=-1", "> 0"),
+        ("rs_fgsm:random_start=maybe", "true or false"),
+        ("rs_fgsm:step=-1", "> 0"),
         ("free:replays=0", ">= 1"),
         ("trades:beta=nan", "finite"),
     ],

@@ -36,7 +36,7 @@ DATA = (IMAGES[:400], LABELS[:400])
 THREAT = sp.ThreatModel("linf", 0.1)
 
 
-def short(method: str = "fast", **more: Any) -> Hardened:
+def short(method: str = "rs_fgsm", **more: Any) -> Hardened:
     settings = {"epochs": 2, "effort": None, "watch": 20, **more}
     return sp.harden(
         settings.pop("model", None) or small_net(), settings.pop("data", DATA), THREAT, method=method, **settings
@@ -193,7 +193,7 @@ def test_a_killed_run_ends_with_the_same_weights(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["fast", "free:replays=2", "trades:steps=2", "fgsm_mix"])
+@pytest.mark.parametrize("method", ["rs_fgsm", "free:replays=2", "trades:steps=2", "fgsm_mix"])
 def test_ten_kills(method: str, tmp_path: Path) -> None:
     whole = weights(helpers_hardening.run(None, method))
     chooser = random.Random(0)
@@ -271,7 +271,7 @@ def sight(clean: float, fgsm: float, pgd: float, aligned: float = 0.9, n: int = 
 
 def epoch(seen: Sight, number: int = 1) -> Epoch:
     return Epoch(
-        number=number, method="fast", loss=1.0, rate=0.1, eps=0.1, clean=seen.clean, fgsm=seen.fgsm, pgd=seen.pgd,
+        number=number, method="rs_fgsm", loss=1.0, rate=0.1, eps=0.1, clean=seen.clean, fgsm=seen.fgsm, pgd=seen.pgd,
         aligned=seen.aligned, seconds=1.0, watch_seconds=0.1,
     )  # fmt: skip
 
@@ -340,17 +340,17 @@ def test_the_watch_takes_as_many_images_at_a_time_as_fit(
 def test_a_collapse_is_rolled_back_and_its_cause_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = iter([sight(0.9, 0.6, 0.5), sight(0.9, 0.9, 0.1), *[sight(0.9, 0.7, 0.6)] * 3])
     monkeypatch.setattr(trainer, "look", lambda *_: next(seen))
-    hardened = short("fast:random_start=false,step=1", epochs=3)
+    hardened = short("rs_fgsm:random_start=false,step=1", epochs=3)
     assert [(e.number, e.kept, e.method) for e in hardened.history] == [
-        (1, True, "fast:step=1,random_start=false"),
-        (2, False, "fast:step=1,random_start=false"),
-        (2, True, "fast"),
-        (3, True, "fast"),
+        (1, True, "rs_fgsm:step=1,random_start=false"),
+        (2, False, "rs_fgsm:step=1,random_start=false"),
+        (2, True, "rs_fgsm"),
+        (3, True, "rs_fgsm"),
     ]
     (change,) = hardened.card.changes
     assert "back to epoch 1, then: random start" in change
     assert "undone" in hardened.card.to_markdown()
-    assert "turned into `fast`" in hardened.card.to_markdown()
+    assert "turned into `rs_fgsm`" in hardened.card.to_markdown()
 
 
 def test_a_rolled_back_run_is_the_run_that_had_the_remedy_from_there(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -359,10 +359,10 @@ def test_a_rolled_back_run_is_the_run_that_had_the_remedy_from_there(monkeypatch
     monkeypatch.setattr(trainer, "look", lambda *_: next(seen))
     verdicts = iter(["collapse", "", ""])
     monkeypatch.setattr(trainer, "collapsed", lambda *_: next(verdicts))
-    changed = short("fast:random_start=false,step=1", epochs=2)
+    changed = short("rs_fgsm:random_start=false,step=1", epochs=2)
     monkeypatch.setattr(trainer, "collapsed", lambda *_: "")
     seen = iter([sight(0.9, 0.9, 0.1)] * 9)
-    assert equal(weights(changed), weights(short("fast", epochs=2)))
+    assert equal(weights(changed), weights(short("rs_fgsm", epochs=2)))
 
 
 def test_a_collapse_is_only_told_where_nobody_may_interfere(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -374,7 +374,7 @@ def test_a_collapse_is_only_told_where_nobody_may_interfere(monkeypatch: pytest.
     assert hardened.card.best_epoch == 1
 
 
-@pytest.mark.parametrize("method", ["fast:random_start=false,step=1", "n_fgsm", "free", "pgd:steps=2"])
+@pytest.mark.parametrize("method", ["rs_fgsm:random_start=false,step=1", "n_fgsm", "free", "pgd:steps=2"])
 def test_the_remedies_come_to_an_end(method: str) -> None:
     tried, at, recipe = [], parse_method(method), Recipe()
     while (change := remedy(at, recipe, THREAT)) is not None:
@@ -415,7 +415,7 @@ def test_the_folder_holds_all_one_needs(tmp_path: Path) -> None:
     for name in ("gradients.png", "history.png"):
         assert (tmp_path / name).read_bytes()[:4] == b"\x89PNG"
     text = (tmp_path / "card.md").read_text()
-    for said in (card["weights"], "30 test images", "linf eps 0.1", "PGD-10", "gradients.png", "fast"):
+    for said in (card["weights"], "30 test images", "linf eps 0.1", "PGD-10", "gradients.png", "rs_fgsm"):
         assert said in text, said
     lines = (tmp_path / "history.csv").read_text().splitlines()
     assert lines[0].split(",") == [field.name for field in dataclasses.fields(Epoch)]

@@ -61,7 +61,7 @@ def test_a_gap_that_opens_with_the_budget_is_not_called_overfitting() -> None:
     """Fast training on MNIST whose budget grew to 0.3: PGD-10 fell to a quarter and rose to 60 % afterwards."""
     past = [
         Epoch(
-            number=i, method="fast", loss=1.0, rate=0.1, eps=0.08 * i, clean=0.97, fgsm=0.8, pgd=0.9 - 0.2 * i,
+            number=i, method="rs_fgsm", loss=1.0, rate=0.1, eps=0.08 * i, clean=0.97, fgsm=0.8, pgd=0.9 - 0.2 * i,
             aligned=0.9, seconds=1.0, watch_seconds=0.1,
         )
         for i in (1, 2)

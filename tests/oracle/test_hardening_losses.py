@@ -19,7 +19,7 @@ from sparring.hardening.draws import Draws, seed_of
 from sparring.hardening.ema import Average, refresh
 from sparring.hardening.grad_align import misalignment
 from sparring.hardening.hat import helper_loss
-from sparring.hardening.methods import MART, NFGSM, PGD, TRADES, Fast, FGSMMix, Free, Gaussian
+from sparring.hardening.methods import MART, NFGSM, PGD, RSFGSM, TRADES, FGSMMix, Free, Gaussian
 from sparring.hardening.recipe import Recipe
 from sparring.threat import ThreatModel
 
@@ -47,14 +47,14 @@ def uphill(given: Batch) -> Tensor:
     return (weight[1 - given.labels] - weight[given.labels]).view_as(given.images)
 
 
-@pytest.mark.parametrize("method", [Fast(random_start=False, step=1.0), Fast(step=2.0), PGD(steps=10), FGSMMix()])
+@pytest.mark.parametrize("method", [RSFGSM(random_start=False, step=1.0), RSFGSM(step=2.0), PGD(steps=10), FGSMMix()])
 def test_on_a_linear_model_every_method_ends_at_the_corner(method: PGD) -> None:
     given = binary("linf")
     torch.testing.assert_close(method.craft(given), INSIDE + 0.1 * uphill(given).sign())
 
 
-@pytest.mark.parametrize("method", [Fast(random_start=False, step=1.0), FGSMMix()])
-def test_in_l2_one_step_goes_along_the_gradient(method: Fast) -> None:
+@pytest.mark.parametrize("method", [RSFGSM(random_start=False, step=1.0), FGSMMix()])
+def test_in_l2_one_step_goes_along_the_gradient(method: RSFGSM) -> None:
     given = binary("l2")
     direction = uphill(given)
     direction = direction / direction.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
@@ -85,7 +85,7 @@ def test_noise_stays_inside_the_mask() -> None:
     change = noisy(masked, 0.1) - INSIDE
     assert not bool(change[:, :, 1:].any())
     assert bool(change[:, :, 0].all())
-    points = Fast().craft(masked)
+    points = RSFGSM().craft(masked)
     assert torch.equal(points[:, :, 1:], INSIDE[:, :, 1:])
 
 
@@ -110,8 +110,8 @@ def test_the_sampled_mix_draws_from_a_truncated_normal_and_then_clips() -> None:
     torch.testing.assert_close(change[up].view(n, -1)[:, 0], sizes.clamp_max(1 - near), atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("method", [Fast(), FGSMMix(), TRADES(), MART(), Gaussian()])
-def test_what_is_shown_is_what_is_learned_from(method: Fast) -> None:
+@pytest.mark.parametrize("method", [RSFGSM(), FGSMMix(), TRADES(), MART(), Gaussian()])
+def test_what_is_shown_is_what_is_learned_from(method: RSFGSM) -> None:
     """Batch-norm statistics of averaged weights are taken from it."""
     model, learned = small_four(), []
 

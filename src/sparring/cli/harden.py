@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     Report = Callable[[TrainingProgress], None]
 
 FOLDER = Path("sparring-hardened")
-METHODS = ("clean", "fgsm_mix", "fast", "n_fgsm", "free", "pgd", "trades", "mart", "certified", "gaussian")
+METHODS = ("clean", "fgsm_mix", "rs_fgsm", "n_fgsm", "free", "pgd", "trades", "mart", "certified", "gaussian")
 
 
 @o.with_subject()
@@ -36,7 +36,7 @@ def harden(
             autocompletion=o.completing(METHODS),
         ),
     ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the data, --epochs 30; default 15.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the data, --epochs 30; default 15, fast 20.")] = None,
     test: Annotated[
         str | None,
         typer.Option(
@@ -123,7 +123,7 @@ def harden(
 def run(
     config: Config,
     method: str,
-    epochs: int,
+    epochs: int | None,
     settings: dict[str, Any],
     test: str | None,
     out: Path,

@@ -36,7 +36,7 @@ def harden(
     threat: ThreatModel,
     *,
     method: str | Method = "fast",
-    epochs: int = 15,
+    epochs: int | None = None,
     seed: int = 0,
     test: tuple[Images, Tensor] | None = None,
     effort: str | None = "standard",
@@ -48,7 +48,8 @@ def harden(
 
     data: images (N, C, H, W) in the threat's box and labels (N,). method: a preset, "fast", "pgd" or "trades"; or any
     of `sparring.hardening.METHODS` as text, "pgd:steps=10", or as an object. settings: fields of
-    `sparring.hardening.Recipe`, such as lr=1e-3, awp=0.005 or freeze=("features.*",).
+    `sparring.hardening.Recipe`, such as lr=1e-3, awp=0.005 or freeze=("features.*",). epochs: None for those of the
+    preset, 20 of `fast` and 15 of the others.
     test: images and labels for the final audit at `effort` (None for no audit); without them it is done on the
     validation images, which also chose the best epoch. out: a folder for the state, from which the same call goes on
     exactly after a kill (the final audit, too), and in the end for weights, card and pictures.
@@ -56,7 +57,8 @@ def harden(
     Under torchrun several processes train together (extra `distributed`). Raises `InputError`, `UnsupportedError`,
     `RecordsError` for an `out` that belongs to another run, and `HardeningInterrupted` on Ctrl-C.
     """
-    job = Job.build(model, data, threat, chosen(method, {"epochs": epochs, **settings}), seed, out)
+    changes = settings if epochs is None else {"epochs": epochs, **settings}
+    job = Job.build(model, data, threat, chosen(method, changes), seed, out)
     check_effort(effort)
     if test is not None:
         check_test(model, test, threat)

@@ -13,6 +13,7 @@ from sparring.errors import InputError, UnsupportedError, unknown
 from sparring.hardening.augment import AUGMENTATIONS
 from sparring.hardening.craft import check_positive
 from sparring.hardening.method import Method, UserLoss
+from sparring.hardening.methods import METHODS
 from sparring.hardening.spec import parse_method
 from sparring.threat import ThreatModel
 
@@ -121,12 +122,12 @@ LEARNING_RATES = {"adam": 0.002, "sgd": 0.1}
 """Optimizer to the peak of its rate."""
 
 PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
-    "fast": ("fast", {}),
+    "fast": ("free", {"epochs": 20, "eps_warmup": 0.3}),
     "pgd": ("pgd", {}),
     "trades": ("trades", {}),
     "certified": ("certified", {"eps_warmup": 0.6, "ema": 0.0, "recover": False}),
 }
-"""Name to method and the settings that differ from `Recipe`'s."""
+"""Name to method and the settings that differ from `Recipe`'s; a method's own parameters may follow the name."""
 
 
 def chosen(method: str | Method, changes: Mapping[str, Any]) -> tuple[Method, Recipe]:
@@ -135,8 +136,13 @@ def chosen(method: str | Method, changes: Mapping[str, Any]) -> tuple[Method, Re
     Raises `InputError` for a method, field or value that does not exist.
     """
     settings: dict[str, Any] = {}
-    if isinstance(method, str) and method in PRESETS:
-        method, settings = PRESETS[method]
+    if isinstance(method, str):
+        name, _, parameters = method.partition(":")
+        if name in PRESETS:
+            base, settings = PRESETS[name]
+            method = f"{base}:{parameters}" if parameters else base
+        elif name not in METHODS:
+            raise InputError(unknown("method", name, [*PRESETS, *METHODS]))
     known = [field.name for field in dataclasses.fields(Recipe)]
     for name in changes:
         if name not in known:

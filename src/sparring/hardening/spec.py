@@ -1,4 +1,4 @@
-"""Text to method and back: `fast`, `pgd:steps=10`, `trades:beta=4`."""
+"""Text to method and back: `free`, `pgd:steps=10`, `trades:beta=4`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def parse_method(text: str | Method) -> Method:
     if isinstance(text, Method):
         return text
     if not isinstance(text, str):
-        raise InputError(f"method must be a name such as 'fast' or a Method, got {text!r}")
+        raise InputError(f"method must be a name such as 'pgd' or a Method, got {text!r}")
     name, _, rest = text.partition(":")
     if name not in METHODS:
         raise InputError(unknown("method", name, list(METHODS)))

@@ -40,7 +40,7 @@ def hardened_digits(standard: nn.Module) -> nn.Module:
         copy.deepcopy(standard).requires_grad_(True),
         (images, labels),
         ThreatModel("linf", EPS),
-        method="fast",
+        method="rs_fgsm",
         epochs=EPOCHS,
         effort=None,
     ).model

@@ -25,7 +25,7 @@ class HardenTable(Table):
     """[harden]: the method and its settings."""
 
     method: str = Field(default="fast", min_length=1, description='"fast", "pgd", "trades", "pgd:steps=10", ...')
-    epochs: Whole = Field(default=15, ge=1, description="passes over the data")
+    epochs: Whole | None = Field(default=None, ge=1, description="passes over the data; 20 with fast, else 15")
     test: str | None = Field(
         default=None, description="images for the final audit, as [data] source; left out: the data's own test part"
     )

@@ -3,19 +3,19 @@
 from sparring.hardening.method import Batch, Criterion, Method
 from sparring.hardening.methods.certified import Certified
 from sparring.hardening.methods.clean import Clean
-from sparring.hardening.methods.fast import Fast
 from sparring.hardening.methods.fgsm_mix import FGSMMix
 from sparring.hardening.methods.free import Free
 from sparring.hardening.methods.gaussian import Gaussian
 from sparring.hardening.methods.mart import MART
 from sparring.hardening.methods.n_fgsm import NFGSM
 from sparring.hardening.methods.pgd import PGD
+from sparring.hardening.methods.rs_fgsm import RSFGSM
 from sparring.hardening.methods.trades import TRADES
 
 METHODS: dict[str, type[Method]] = {
     "clean": Clean,
     "fgsm_mix": FGSMMix,
-    "fast": Fast,
+    "rs_fgsm": RSFGSM,
     "n_fgsm": NFGSM,
     "free": Free,
     "pgd": PGD,
@@ -31,13 +31,13 @@ __all__ = [
     "METHODS",
     "NFGSM",
     "PGD",
+    "RSFGSM",
     "TRADES",
     "Batch",
     "Certified",
     "Clean",
     "Criterion",
     "FGSMMix",
-    "Fast",
     "Free",
     "Gaussian",
     "Method",

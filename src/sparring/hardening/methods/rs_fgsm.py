@@ -1,4 +1,4 @@
-"""RS-FGSM, "fast" adversarial training (Wong, Rice & Kolter 2020, arXiv:2001.03994)."""
+"""RS-FGSM, one step from a random start (Wong, Rice & Kolter 2020, arXiv:2001.03994)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sparring.hardening.method import Batch, Method, mean_loss
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fast(Method):
+class RSFGSM(Method):
     """One step from a random point of the ball, projected back: almost PGD's robustness at a quarter of its cost.
 
     step: its length as a multiple of eps (the paper's 1.25). random_start: without it this is plain FGSM training,
