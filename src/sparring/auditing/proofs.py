@@ -67,7 +67,7 @@ def _tried(request: Request, task: Task) -> Proof:
     if not isinstance(threat, ThreatModel):
         raise TypeError(f"only l_p balls, got {type(threat).__name__}")
     try:
-        layers = trace(model, task.read(slice(0, 1))).layers()
+        layers = trace(model, task.read(slice(0, 1)), bounds=threat.bounds).layers()
     except (UnsupportedError, RuntimeError) as error:
         return Proof(None, 0, str(error).split(". ")[0].splitlines()[0])
     with frozen_eval(model), torch.no_grad():
@@ -103,7 +103,7 @@ def _answers(request: Request, task: Task) -> tuple[Tensor, Tensor]:
     for part in task.chunks():
         images, labels = task.read(part), request.labels[part].to(task.device)
         for x, y in zip(*(torch.split(part, size) for part in (images, labels)), strict=True):
-            logits = logits_of(request.model, x)
+            logits = logits_of(request.model, x.clone())  # a copy: the model may work in place
             said.append(logits.argmax(1).cpu())
             margins.append(class_margin(logits.float(), y).nan_to_num(nan=-1.0).cpu())
     return torch.cat(said), torch.cat(margins)

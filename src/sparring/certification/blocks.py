@@ -8,6 +8,7 @@ the size of the convolution's result.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +17,9 @@ from torch import Tensor
 from sparring.certification.curves import ReLU
 from sparring.certification.layers import FEW, Conv, Interval, Layer
 from sparring.certification.pooling import MaxPool
+
+MOST = 2**23
+"""Numbers in the matrices of one image from which on a block is passed layer by layer."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +50,12 @@ class Block:
         kernel = self.conv.weight.shape[2:]
         sides = zip(self.window, self.conv.stride, kernel, strict=True)
         return tuple((w - 1) * s + k for w, s, k in sides)  # type: ignore[return-value]
+
+    @property
+    def numbers(self) -> int:
+        """In the matrices of one image."""
+        positions = math.prod(self.relu.shape[1:]) // math.prod(self.window)
+        return positions * (math.prod(self.patch) * self.conv.before[0] + 1) * 2 * self.relu.shape[0]
 
     def pull(self, a: Tensor, known: list[Interval]) -> tuple[Tensor, Tensor]:
         """Coefficients (N, R, C', H', W') of what goes into the convolution, and the constant (N, R)."""
@@ -118,4 +128,5 @@ def block_at(layers: list[Layer], place: int) -> Block | None:
         return None
     if conv.before[0] > FEW:
         return None
-    return Block(pool, relu, conv, relu.inputs[0], at)
+    block = Block(pool, relu, conv, relu.inputs[0], at)
+    return block if block.numbers <= MOST else None

@@ -190,7 +190,8 @@ def margins(layers: list[Layer], known: list[Interval], labels: Tensor, domain: 
     """Lower bounds of z_label - z_j, (N, classes - 1). "ibp": by intervals through all but the last affine layer."""
     rows = rivals(labels, layers[-1].shape[0], domain.images)
     if method != "ibp":
-        parts = rows.split(len(rows[0]) if torch.is_grad_enabled() else _fitting(layers, domain), 1)
+        each = rows.shape[1] if torch.is_grad_enabled() else _fitting(layers, domain)
+        parts = rows.split(each, 1)  # type: ignore[no-untyped-call]
         return torch.cat([lower_bound(layers, known, len(layers) - 1, part, domain) for part in parts], 1)
     back, extra = layers[-1].pull(rows, *(known[i] for i in layers[-1].inputs))
     total: Tensor = rows.new_zeros(rows.shape[:2]) + extra
@@ -212,7 +213,7 @@ def with_better_slopes(
     Any slope in [0, 1] is sound, so the best bound seen counts.
     """
     rows = rivals(labels, layers[-1].shape[0], domain.images)
-    parts = rows.split(_fitting(layers, domain), 1)
+    parts = rows.split(_fitting(layers, domain), 1)  # type: ignore[no-untyped-call]
     return torch.cat([_ascended(layers, known, part, domain, steps) for part in parts], 1)
 
 

@@ -19,7 +19,8 @@ class Certificate:
     prediction: the classifier named by `subject` on the images themselves. lower: a lower bound of the label's margin
     over the region, NaN where the method has none. radius: the budget up to which an image is proved, in the threat's
     norm, 0 where nothing is; None where it was not asked for. abstained: a smoothed classifier that could not decide.
-    ceiling: the largest radius that the method could have shown.
+    ceiling: the largest radius that the method could have shown. region: what else the threat says (box, mask), as
+    `ThreatModel.key` has it.
     """
 
     method: str
@@ -34,6 +35,7 @@ class Certificate:
     abstained: Tensor | None = None
     ceiling: float | None = None
     notes: tuple[str, ...] = ()
+    region: dict[str, Any] | None = None
 
     @property
     def right(self) -> Tensor:

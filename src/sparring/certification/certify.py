@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -19,14 +20,14 @@ from sparring.certification.bounds import (
     with_better_slopes,
 )
 from sparring.certification.certificate import Certificate
-from sparring.certification.graph import trace
+from sparring.certification.graph import refuse_stacks, trace
 from sparring.certification.layers import Layer
 from sparring.certification.lipschitz import pair_bounds, radii
 from sparring.certification.region import Domain, slack
 from sparring.certification.smoothing import Smoothing
 from sparring.errors import InputError, UnsupportedError, unknown
 from sparring.goal import Untargeted
-from sparring.model import Model, frozen_eval, logits_of
+from sparring.model import Model, device_of, frozen_eval, logits_of
 from sparring.problem import check_images
 from sparring.threat import ThreatModel
 
@@ -68,19 +69,38 @@ def certify(
         raise UnsupportedError(f"certificates are for linf and l2 balls, not for {getattr(threat, 'norm', threat)}")
     if method == "smoothing" and threat.norm != "l2":
         raise UnsupportedError(f"smoothing certifies l2 balls, not {threat.norm}: choose another method or norm")
+    _check_numbers(slopes=slopes, radius=radius, work=work, batch_size=1 if batch_size is None else batch_size)
     check_images(images, threat.bounds)
-    labels = Untargeted(labels).labels.to(images.device)
+    refuse_stacks(model)
+    device = device_of(model, images)
+    images, labels = images.detach().to(device), Untargeted(labels).labels.to(device)
     if len(labels) != len(images):
         raise InputError(f"labels must be one per image, got {len(labels)} for {len(images)}")
     if method == "smoothing":
-        return _smoothed(model, images, labels, threat, smoothing or Smoothing(), seed, progress)
-    graph = trace(model, images)
-    with frozen_eval(model), torch.no_grad():
-        layers = graph.layers()
-        if method == "lipschitz":
-            return _by_lipschitz(model, layers, images, labels, threat)
-        bounder = Bounder(layers, threat, method, slopes, work)
-        return _by_bounds(model, bounder, images, labels, radius, batch_size, progress)
+        found = _smoothed(model, images, labels, threat, smoothing or Smoothing(), seed, progress)
+    else:
+        graph = trace(model, images, bounds=threat.bounds)
+        with frozen_eval(model), torch.no_grad():
+            layers = graph.layers()
+            _check_labels(labels, layers[-1].shape[0])
+            if method == "lipschitz":
+                found = _by_lipschitz(model, layers, images, labels, threat, batch_size or AT_ONCE, progress)
+            else:
+                bounder = Bounder(layers, threat, method, slopes, work)
+                found = _by_bounds(model, bounder, images, labels, radius, batch_size, progress)
+    return replace(found, region=threat.key())
+
+
+def _check_numbers(**given: int) -> None:
+    for name, value in given.items():
+        least = 1 if name == "batch_size" else 0
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise InputError(f"{name} must be a whole number >= {least}, got {value!r}")
+
+
+def _check_labels(labels: Tensor, classes: int) -> None:
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+        raise InputError(f"labels must lie in 0..{classes - 1} for this model, got {sorted(set(labels.tolist()))[:8]}")
 
 
 class Bounder:
@@ -105,7 +125,7 @@ class Bounder:
 
     def largest(self, images: Tensor, labels: Tensor, halvings: int) -> Tensor:
         """The largest budget up to twice the threat's for which the least margin is above 0, from below."""
-        high = images.new_full((len(images),), 2 * self.threat.eps)
+        high = torch.full((len(images),), 2 * self.threat.eps, dtype=torch.float64, device=images.device)
         low = torch.where(self.least(images, labels, high) > 0, high, torch.zeros_like(high))
         for _ in range(halvings):
             middle = (low + high) / 2
@@ -140,7 +160,7 @@ def _by_bounds(
     lowers, reaches, said = [], [], []
     for start in range(0, len(images), size):
         x, y = images[start : start + size], labels[start : start + size]
-        said.append(logits_of(model, x).argmax(1))
+        said.append(logits_of(model, x.clone()).argmax(1))  # a copy: the model may work in place
         lowers.append(bounder.least(x, y))
         if radius:
             reaches.append(bounder.largest(x, y, radius))
@@ -148,7 +168,7 @@ def _by_bounds(
             progress(min(start + size, len(images)), len(images))
     lower, prediction, threat = torch.cat(lowers), torch.cat(said), bounder.threat
     certified = (lower > 0) & (prediction == labels)
-    reach = torch.where(prediction == labels, torch.cat(reaches), 0.0).double() if radius else None
+    reach = torch.where(prediction == labels, torch.cat(reaches), 0.0) if radius else None
     if reach is not None:
         reach = torch.where(certified, reach.clamp_min(threat.eps), reach)
     return Certificate(
@@ -172,9 +192,20 @@ def subject_of(dtype: torch.dtype) -> str:
 
 
 def _by_lipschitz(
-    model: Model, layers: list[Layer], images: Tensor, labels: Tensor, threat: ThreatModel
+    model: Model,
+    layers: list[Layer],
+    images: Tensor,
+    labels: Tensor,
+    threat: ThreatModel,
+    batch_size: int,
+    progress: Report | None,
 ) -> Certificate:
-    logits = logits_of(model, images)
+    answers = []
+    for start in range(0, len(images), batch_size):
+        answers.append(logits_of(model, images[start : start + batch_size].clone()))
+        if progress is not None:
+            progress(min(start + batch_size, len(images)), len(images))
+    logits = torch.cat(answers)
     loss = slack(images.dtype) * logits.abs().amax(1, keepdim=True)  # what rounding may add to both logits of a margin
     least = logits.scatter_add(1, labels.unsqueeze(1), -2 * loss)
     reach = radii(least, labels, pair_bounds(layers, threat.norm)).clamp_min(0)

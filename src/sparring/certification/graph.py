@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,14 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from sparring.certification.layers import Input, Layer
-from sparring.certification.readers import READERS
+from sparring.certification.readers import read
 from sparring.certification.reading import Reading
 from sparring.certification.tape import Ref, Step, record
 from sparring.errors import UnsupportedError
-from sparring.model import frozen_eval
+from sparring.model import frozen_eval, logits_of
 
 CHECKED = 3
-TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,13 +45,8 @@ class Graph:
                 layers.append(Input((), step.shape[1:], "the input"))
                 places[index, None] = 0
                 continue
-            reader = READERS.get(step.name)
-            reading = Reading(step, values, places, layers)
-            if reader is None or not reading.known():
-                missing.setdefault(f"{step.name.removeprefix('aten.')} in {step.where}")
-                continue
             try:
-                layers.append(reader(reading))
+                layers.append(read(Reading(step, values, places, layers)))
             except UnsupportedError as error:
                 missing.setdefault(f"{error} in {step.where}")
                 continue
@@ -68,8 +63,9 @@ class Graph:
         return layers
 
 
-def trace(model: object, images: Tensor, *, check: bool = True) -> Graph:
-    """Record `model` on two images like `images` (N, C, H, W), and `check` the record against the model on others.
+def trace(model: object, images: Tensor, *, bounds: tuple[float, float] = (0.0, 1.0), check: bool = True) -> Graph:
+    """Record `model` on two images like `images` (N, C, H, W), and `check` the record against the model on others, some
+    of them drawn from the box `bounds`.
 
     Raises `UnsupportedError` for what is no `nn.Module`, decides by values, or computes what bounds cannot pass.
     """
@@ -78,20 +74,31 @@ def trace(model: object, images: Tensor, *, check: bool = True) -> Graph:
             f"bounds need the model's code, an nn.Module, got {type(model).__name__}: "
             'method="smoothing" asks only for its answers'
         )
-    for module in model.modules():
-        if getattr(type(module), "is_stack", False):
-            raise UnsupportedError(
-                "a certificate for a model does not cover a stack around it: certify the model alone"
-            )
+    refuse_stacks(model)
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        raise UnsupportedError(
+            "bounds need the model's Python code, and TorchScript hides it: load the weights into the module that it "
+            'was made from, or use method="smoothing"'
+        )
     example = images[:1].detach().expand(2, *images.shape[1:]).contiguous()
     with frozen_eval(model):
+        if check:
+            with torch.no_grad():
+                logits_of(model, example.clone())  # says what is wrong with other answers than logits
         steps, output = record(model, example)
         if output is None or not steps[output.index].live:
             raise UnsupportedError("the model's logits do not follow from its input by operations that can be followed")
         graph = Graph(tuple(steps), output)
         if check:
-            _check(model, graph, example[:1])
+            _check(model, graph, images[:CHECKED], bounds)
     return graph
+
+
+def refuse_stacks(model: object) -> None:
+    """Raise `UnsupportedError` where a part of `model` is a stack of defenses."""
+    parts = model.modules() if isinstance(model, nn.Module) else [model]
+    if any(getattr(type(part), "is_stack", False) for part in parts):
+        raise UnsupportedError("a certificate for a model does not cover a stack around it: certify the model alone")
 
 
 def values(layers: list[Layer], images: Tensor) -> list[Tensor]:
@@ -103,13 +110,13 @@ def values(layers: list[Layer], images: Tensor) -> list[Tensor]:
 
 
 @torch.no_grad()
-def _check(model: nn.Module, graph: Graph, example: Tensor) -> None:
+def _check(model: nn.Module, graph: Graph, images: Tensor, bounds: tuple[float, float]) -> None:
     """The record and the model must agree on images that it was not made from, and on another number of them."""
-    draws = torch.rand((CHECKED, *example.shape[1:]), generator=torch.Generator().manual_seed(0))
-    probe = torch.cat([draws.to(example), example])
+    draws = torch.rand((CHECKED, *images.shape[1:]), generator=torch.Generator().manual_seed(0))
+    probe = torch.cat([(bounds[0] + (bounds[1] - bounds[0]) * draws).to(images), images.detach()])
     ours, theirs = values(graph.layers(), probe)[-1], model(probe)
-    scale = float(theirs.abs().max().clamp_min(1e-12))
-    if ours.shape != theirs.shape or not torch.allclose(ours, theirs, rtol=TOLERANCE, atol=TOLERANCE * scale):
+    scale, tolerance = float(theirs.abs().max().clamp_min(1e-12)), math.sqrt(torch.finfo(theirs.dtype).eps)
+    if ours.shape != theirs.shape or not torch.allclose(ours, theirs, rtol=tolerance, atol=tolerance * scale):
         raise UnsupportedError(
             "the recorded model computes something else than the model: it depends on the batch, draws at random, or "
             "decides by the values of its input"

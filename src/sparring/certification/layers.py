@@ -50,7 +50,7 @@ class Layer(ABC):
 
 def widened(mid: Tensor, rad: Tensor) -> Tensor:
     """The radius with what rounding may add to sums of this size."""
-    return rad + ROUNDING.get(mid.dtype, 1e-6) * mid.abs()
+    return rad + ROUNDING.get(mid.dtype, 1e-6) * (mid.abs() + rad)
 
 
 @dataclass(frozen=True, eq=False)

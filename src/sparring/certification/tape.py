@@ -9,11 +9,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sparring.errors import UnsupportedError
 
 ASKS = ("aten._local_scalar_dense", "aten.is_nonzero", "aten.equal")
+"""Operations that hand values to Python."""
+LEAVES = (Tensor.numpy, Tensor.tolist, Tensor.__array__, Tensor.__dlpack__)
+"""Those that no operation is seen of."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class Step:
     @property
     def name(self) -> str:
         """Such as "aten.relu"; the in-place form goes by the same name."""
-        return f"aten.{self.call.overloadpacket.__name__.rstrip('_')}"
+        return str(self.call.overloadpacket).rstrip("_")
 
 
 class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -51,6 +55,8 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.steps: list[Step] = []
         self.where: list[str] = []
         self._known: dict[int, tuple[Ref, Tensor]] = {}
+        self._written: set[int] = set()
+        self._stale: list[tuple[Ref, Tensor]] = []  # kept alive, so that no other tensor takes their memory
         for weight in weights:
             self.leaf(weight, live=False)
 
@@ -78,14 +84,35 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         used = list(_refs((given[0], list(given[1].values()))))
         live = any(self.steps[ref.index].live for ref in used)
         if live and str(func.overloadpacket) in ASKS:
+            raise self.asked(str(func.overloadpacket))
+        if torch.Tag.nondeterministic_seeded in func.tags:
             raise UnsupportedError(
-                f"{self._place()} decides by the values of its input ({func.overloadpacket}): bounds need a model that "
-                "computes the same for every image"
+                f"{self._place()} draws at random ({func.overloadpacket}): bounds need a model that always computes "
+                "the same"
             )
         result = func(*args, **kwargs)
+        if live and func._schema.is_mutable:
+            self._overwritten(func, args)
         if used:
             self._note(func, given, result, live)
         return result
+
+    def asked(self, operation: str) -> UnsupportedError:
+        """What to raise where values leave for Python."""
+        return UnsupportedError(
+            f"{self._place()} decides by the values of its input ({operation}): bounds need a model that computes the "
+            "same for every image"
+        )
+
+    def _overwritten(self, func: Any, args: tuple[Any, ...]) -> None:
+        """Forget what else looks at the memory that `func` has written to: it is no longer what was recorded."""
+        for slot, arg in zip(func._schema.arguments, args, strict=False):
+            if isinstance(arg, Tensor) and slot.alias_info is not None and slot.alias_info.is_write:
+                memory = _memory(arg)
+                self._written.add(memory)
+                self._stale += [entry for entry in self._known.values() if _memory(entry[1]) == memory]
+                for _, tensor in self._stale:
+                    self._known.pop(id(tensor), None)
 
     def _note(self, func: Any, given: tuple[Any, Any], result: Any, live: bool) -> None:
         parts = result if isinstance(result, (tuple, list)) else [result]
@@ -101,13 +128,37 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _translated(self, thing: Any) -> Any:
         if isinstance(thing, Tensor):
-            return self.found(thing) or thing
+            ref = self.found(thing)
+            if ref is None and _memory(thing) in self._written:
+                raise UnsupportedError(
+                    f"{self._place()} reads what was changed in place through another view of it: make a copy there"
+                )
+            return ref or thing
         if isinstance(thing, (list, tuple)):
             return type(thing)(self._translated(part) for part in thing)
         return thing
 
     def _place(self) -> str:
         return self.where[-1] if self.where else "the model"
+
+
+class _Leaving(TorchFunctionMode):
+    """Sees values leave for Python without an operation."""
+
+    def __init__(self, tape: Tape) -> None:
+        super().__init__()
+        self.tape = tape
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run the function, unless it takes values of something that follows from the input."""
+        ref = self.tape.found(args[0]) if func in LEAVES and args else None
+        if ref is not None and self.tape.steps[ref.index].live:
+            raise self.tape.asked(f"Tensor.{func.__name__}")
+        return func(*args, **(kwargs or {}))
+
+
+def _memory(tensor: Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
 
 
 def _refs(thing: Any) -> Iterator[Ref]:
@@ -124,7 +175,7 @@ def record(model: nn.Module, example: Tensor) -> tuple[list[Step], Ref | None]:
     """
     tape = Tape(iter(model.parameters()))
     tape.leaf(example, live=True)
-    with _named(model, tape), torch.no_grad(), tape:
+    with _named(model, tape), torch.no_grad(), _Leaving(tape), tape:
         output = model(example)
     return tape.steps, tape.found(output)
 

@@ -177,6 +177,8 @@ def checked_proof(proof: Certificate | None, task: Task) -> Tensor | None:
         said = f"{proof.norm} eps {proof.eps:g}, any wrong class"
         asked = f"{threat.norm} eps {threat.eps_text}{'' if task.targets is None else ', chosen classes'}"
         raise InputError(f"the certificate is for {said}, the evaluation for {asked}")
+    if proof.region is not None and {**proof.region, "eps": threat.eps} != threat.key():
+        raise InputError("the certificate is for another box or another mask than the evaluation")
     if not torch.equal(proof.labels.cpu(), task.labels):
         raise InputError("the certificate has other labels than the evaluation: certify the same images")
     return proof.certified.cpu()
