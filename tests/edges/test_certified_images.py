@@ -81,7 +81,7 @@ def test_records_of_one_mask_are_not_those_of_another(case, tmp_path):
 
 def part(proof, order):
     rows = {name: getattr(proof, name)[order] for name in ("labels", "prediction", "certified")}
-    return replace(proof, **rows)
+    return replace(proof, **rows, images=tuple(proof.images[i] for i in order))
 
 
 @pytest.mark.parametrize(
@@ -92,6 +92,8 @@ def part(proof, order):
         ({"method": "smoothing"}, "smoothed model"),
         ({"labels": torch.zeros(N, dtype=torch.int64)}, "other labels"),
         ({"prediction": torch.full((N,), 2)}, "another model"),
+        ({"model": "0" * 64}, "another model"),
+        ({"images": ("0" * 16,) * N}, "other images"),
     ],
 )
 def test_a_certificate_of_something_else_is_refused(case, change, message):

@@ -18,6 +18,7 @@ from sparring.black_box import access_of
 from sparring.certification import Certificate, bracket
 from sparring.certification.certify import Bounder, subject_of
 from sparring.certification.graph import trace
+from sparring.certification.region import full_precision
 from sparring.certification.work import multiplications
 from sparring.errors import UnsupportedError
 from sparring.evaluation import Evaluation, Progress
@@ -70,7 +71,7 @@ def _tried(request: Request, task: Task) -> Proof:
         layers = trace(model, task.read(slice(0, 1)), bounds=threat.bounds).layers()
     except (UnsupportedError, RuntimeError) as error:
         return Proof(None, 0, str(error).split(". ")[0].splitlines()[0])
-    with frozen_eval(model), torch.no_grad():
+    with frozen_eval(model), torch.no_grad(), full_precision():
         prediction, margin = _answers(request, task)
         classes = layers[-1].shape[0]
         per_image = multiplications(layers) * classes

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sparring.estimate import Estimate, proportion
+from sparring.model import Model, model_digest
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,7 +21,8 @@ class Certificate:
     over the region, NaN where the method has none. radius: the budget up to which an image is proved, in the threat's
     norm, 0 where nothing is; None where it was not asked for. abstained: a smoothed classifier that could not decide.
     ceiling: the largest radius that the method could have shown. region: what else the threat says (box, mask), as
-    `ThreatModel.key` has it.
+    `ThreatModel.key` has it. model, images: digests of whom and what it is about, the latter one per image; empty
+    where whoever made it answers for that.
     """
 
     method: str
@@ -36,6 +38,8 @@ class Certificate:
     ceiling: float | None = None
     notes: tuple[str, ...] = ()
     region: dict[str, Any] | None = None
+    model: str = ""
+    images: tuple[str, ...] = ()
 
     @property
     def right(self) -> Tensor:
@@ -87,3 +91,8 @@ class Certificate:
 
 def _number(value: Tensor) -> float | None:
     return float(value) if bool(torch.isfinite(value)) else None
+
+
+def identity(model: Model, images: Tensor, bounds: tuple[float, float]) -> str:
+    """Digest of the model that takes such images, whatever is on them."""
+    return model_digest(model, images.shape[1:], bounds, torch.zeros_like(images[:1]))

@@ -19,16 +19,17 @@ from sparring.certification.bounds import (
     tightened,
     with_better_slopes,
 )
-from sparring.certification.certificate import Certificate
+from sparring.certification.certificate import Certificate, identity
 from sparring.certification.graph import refuse_stacks, trace
 from sparring.certification.layers import Layer
 from sparring.certification.lipschitz import pair_bounds, radii
-from sparring.certification.region import Domain, slack
+from sparring.certification.region import Domain, full_precision, slack
 from sparring.certification.smoothing import Smoothing
 from sparring.errors import InputError, UnsupportedError, unknown
 from sparring.goal import Untargeted
 from sparring.model import Model, device_of, frozen_eval, logits_of
 from sparring.problem import check_images
+from sparring.rng import Streams, digests
 from sparring.threat import ThreatModel
 
 METHODS = ("crown", "crown-ibp", "ibp", "smoothing", "lipschitz")
@@ -80,7 +81,7 @@ def certify(
         found = _smoothed(model, images, labels, threat, smoothing or Smoothing(), seed, progress)
     else:
         graph = trace(model, images, bounds=threat.bounds)
-        with frozen_eval(model), torch.no_grad():
+        with frozen_eval(model), torch.no_grad(), full_precision():
             layers = graph.layers()
             _check_labels(labels, layers[-1].shape[0])
             if method == "lipschitz":
@@ -88,7 +89,8 @@ def certify(
             else:
                 bounder = Bounder(layers, threat, method, slopes, work)
                 found = _by_bounds(model, bounder, images, labels, radius, batch_size, progress)
-    return replace(found, region=threat.key())
+    named = tuple(Streams(0, "", digests(images)).names)
+    return replace(found, region=threat.key(), model=identity(model, images, threat.bounds), images=named)
 
 
 def _check_numbers(**given: int) -> None:

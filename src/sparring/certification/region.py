@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +16,20 @@ from sparring.threat import ThreatModel
 HALVINGS = 12
 SLACK = {torch.float32: 1e-5, torch.float64: 1e-12}
 """What a bound loses for rounding, as a share of the sum of the absolute values that it was added up from."""
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """float32 products in full on a GPU, whose short form (TF32) errs by more than SLACK; afterwards as before."""
+    products = torch.backends.cuda.matmul, torch.backends.cudnn.conv  # type: ignore[attr-defined]
+    before = [kind.fp32_precision for kind in products]
+    try:
+        for kind in products:
+            kind.fp32_precision = "ieee"
+        yield
+    finally:
+        for kind, precision in zip(products, before, strict=True):
+            kind.fp32_precision = precision
 
 
 @dataclass(frozen=True, eq=False)

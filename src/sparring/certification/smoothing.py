@@ -9,6 +9,7 @@ from statistics import NormalDist
 import torch
 from torch import Tensor
 
+from sparring.batching import plan
 from sparring.errors import InputError
 from sparring.model import Model, frozen_eval, logits_of
 from sparring.rng import Streams, digests
@@ -22,20 +23,22 @@ class Smoothing:
 
     sigma: in units of the images; the paper's 0.25. n0: draws that choose the class, n: fresh draws that prove it, the
     paper's 100 and 100,000. alpha: the probability that a certificate is wrong, per image, 0.001. batch_size: noisy
-    copies per call of the model. Each image has a random stream of its own.
+    copies per call of the model, None for what suits it. Each image has a random stream of its own.
     """
 
     sigma: float = 0.25
     n0: int = 100
     n: int = 100_000
     alpha: float = 0.001
-    batch_size: int = 1000
+    batch_size: int | None = None
 
     def __post_init__(self) -> None:
         if not self.sigma > 0 or not 0 < self.alpha < 1:
             raise InputError(f"sigma must be > 0 and alpha between 0 and 1, got {self.sigma} and {self.alpha}")
         for name in ("n0", "n", "batch_size"):
             value = getattr(self, name)
+            if value is None and name == "batch_size":
+                continue
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise InputError(f"{name} must be a whole number >= 1, got {value!r}")
 
@@ -88,8 +91,9 @@ class Smoothing:
         """How often each class is given to `count` noisy copies of one image."""
         counts: Tensor | None = None
         with frozen_eval(model), torch.no_grad():
-            for start in range(0, count, self.batch_size):
-                size = min(self.batch_size, count - start)
+            most = self.batch_size or plan(model, image).batch_size
+            for start in range(0, count, most):
+                size = min(most, count - start)
                 noise = streams.normal((size, *image.shape[1:]), image)[0]
                 logits = logits_of(model, image + self.sigma * noise)
                 here = torch.bincount(logits.argmax(1), minlength=logits.shape[1])

@@ -90,10 +90,10 @@ def evaluate(
         store = DiskStore(Path(out), key, keep, task.ranks.rank)
     try:
         with frozen_eval(model), task.plan.running():
-            found = _run(task, state, plan, len(drawn_on), store, progress or (lambda _: None))
+            found = _run(task, state, plan, len(drawn_on), store, progress or (lambda _: None), certified)
     finally:
         store.close()
-    if certified is None or not _disproved(found, certified):
+    if certified is None or not any(r.certified and r.broken_by is not None for r in found.records):
         return found
     given = {"attacks": attacks, "effort": effort, "seed": seed, "batch_size": batch_size, "out": out, "keep": keep}
     again = evaluate(model, images, labels, threat, progress=progress, **given)  # type: ignore[arg-type]
@@ -105,12 +105,13 @@ LARGE = 2**20
 DISPROVED = "an attack broke an image that the certificate proves: the certificate was thrown away, all images attacked"
 
 
-def _disproved(found: Evaluation, certified: Certificate) -> bool:
-    """Did a certified image fall, or is the certificate about another model's answers (then `InputError`)?"""
-    proved, said = certified.certified.tolist(), certified.prediction.tolist()
-    if any(proved[r.index] and r.prediction != said[r.index] for r in found.records):
+def _check_subject(certified: Certificate, state: State) -> None:
+    """Raise `InputError` where a certificate is about other images, or another model's answers to them."""
+    if certified.images and list(certified.images) != state.digests:
+        raise InputError("the certificate is about other images: certify those that are evaluated, in their order")
+    proved = certified.certified.cpu()
+    if bool((certified.prediction.cpu() != state.predictions)[proved].any()):
         raise InputError("the certificate is about another model: it was given other answers to the same images")
-    return any(proved[r.index] and r.broken_by is not None for r in found.records)
 
 
 def _run(
@@ -120,6 +121,7 @@ def _run(
     expected: int,
     store: MemoryStore | DiskStore,
     report: Callable[[Progress], None],
+    certified: Certificate | None,
 ) -> Evaluation:
     summaries: list[StageSummary] = []
     clean: list[ChunkResult] = []
@@ -141,6 +143,8 @@ def _run(
     results: list[ChunkResult] = []
     try:
         _over_chunks(task, None, 0, expected, state, store, report, clean)
+        if certified is not None:
+            _check_subject(certified, state)
         state.spare(task.seed)
         for number, stage in enumerate(plan(state, setting(task, state, expected, report)), start=1):
             results = []

@@ -17,7 +17,7 @@ from torch import Tensor
 from sparring.attacks import ATTACKS
 from sparring.attacks.base import Attack, check_goal
 from sparring.batching import Plan, plan
-from sparring.certification.certificate import Certificate
+from sparring.certification.certificate import Certificate, identity
 from sparring.errors import InputError
 from sparring.evaluation.ranks import Ranks
 from sparring.goal import Goal, Targeted, Untargeted
@@ -181,6 +181,8 @@ def checked_proof(proof: Certificate | None, task: Task) -> Tensor | None:
         raise InputError("the certificate is for another box or another mask than the evaluation")
     if not torch.equal(proof.labels.cpu(), task.labels):
         raise InputError("the certificate has other labels than the evaluation: certify the same images")
+    if proof.model and proof.model != identity(task.model, task.images[0:1].to(task.device), threat.bounds):
+        raise InputError("the certificate is about another model: certify the one that is evaluated")
     return proof.certified.cpu()
 
 
