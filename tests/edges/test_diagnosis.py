@@ -18,8 +18,9 @@ from sparring.diagnosis.fits import Joint
 from sparring.diagnosis.lipschitz import lead_gradients
 from sparring.diagnosis.randomised import drawn
 from sparring.diagnosis.repair import blocking, repaired
+from sparring.diagnosis.taylor import first_order
 from sparring.diagnosis.transfer import distilled, transfer_matrix
-from sparring.errors import InputError
+from sparring.errors import InputError, ModelError
 from sparring.reports import html
 
 THREAT = sp.ThreatModel("linf", 0.15)
@@ -349,3 +350,14 @@ def test_leads_over_many_classes_are_those_of_the_likeliest(data):
     for x, y, found in zip(images, labels, lead_gradients(wide, images, labels), strict=True):
         likely = wide(x[None])[0].topk(20).indices
         assert float(found) == pytest.approx(float((weight[y] - weight[likely]).norm(dim=1).max()), rel=1e-5)
+
+
+def test_a_model_that_answers_nan_nearby_is_said_to(net, data):
+    def burst(x):
+        logits = net(x)
+        return torch.where(logits.amax(1, keepdim=True) < 2.5, torch.full_like(logits, torch.nan), logits)
+
+    images, labels = data
+    sure = net(images).amax(1) > 6
+    with pytest.raises(ModelError, match=r"not finite along the gradient of \d+ of \d+ images"):
+        first_order(burst, images[sure], labels[sure], sp.ThreatModel("linf", 0.3))

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from sparring.attacks import FGSM, PGD
 from sparring.diagnosis.result import FirstOrder, Line
+from sparring.errors import ModelError
 from sparring.goal import Untargeted
 from sparring.losses import resolve
 from sparring.model import Model, frozen_eval, logits_of
@@ -94,6 +95,12 @@ def first_order(
         bends = curvature_along(model, images, labels, loss, whole)
         iterations = POWER_ITERATIONS if images[0].numel() < LARGE else FEW_ITERATIONS
         tops = top_curvature(model, images[:top], labels[:top], loss, iterations).tolist() if top else []
+        unanswered = int((~torch.stack(true, 1).isfinite()).any(1).sum())
+        if unanswered:
+            raise ModelError(
+                f"the loss is not finite along the gradient of {unanswered} of {len(images)} images, within "
+                f"{threat.norm} {budgets[-1]:g} of them: the model answers NaN or infinity there"
+            )
         at = STEPS.index(1.0)
         columns = [torch.stack(part, 1).tolist() for part in (true, clipped)]
         lines = tuple(
