@@ -55,16 +55,10 @@ def _celu(r: Reading) -> Layer:
     return _curve(r, lambda x: functional.celu(x, alpha), Shape(1 / alpha, 1.0, (0.0,)))
 
 
-SMALL_JUMP = 16.0
-"""Above its threshold softplus is replaced by the identity: a step down of at most exp(-threshold) / beta."""
-
-
 def _softplus(r: Reading) -> Layer:
     beta, threshold = float(r.arg(1, 1.0)), float(r.arg(2, 20.0))
-    if beta <= 0 or threshold < 20:  # a lower threshold makes it jump
+    if beta <= 0 or threshold < 20:  # from there on it is the identity: a step of at most exp(-threshold) / beta
         raise UnsupportedError("softplus with a negative beta or a threshold below 20")
-    if beta <= 0 or threshold < SMALL_JUMP:
-        raise UnsupportedError("softplus with a negative beta, or a threshold so low that the function jumps there")
     return _curve(r, lambda x: functional.softplus(x, beta, threshold), Shape(beta / 4, 1.0))
 
 

@@ -199,7 +199,7 @@ def _over_chunks(
 def _share(
     task: Task, stage: Stage | None, number: int, chunk: int, rows: Tensor, store: MemoryStore | DiskStore
 ) -> ChunkResult:
-    part = slice(int(rows[0]), int(rows[-1]) + 1)
+    part = task.span(rows)
     images = task.read(part)
     identity = f"{task.chunk_digest(images, part)}|{'clean' if stage is None else stage.attack}"
     stored = store.load(number, chunk, identity)

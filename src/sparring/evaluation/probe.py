@@ -25,8 +25,7 @@ def setting(task: Task, state: State, stages: int, report: Callable[[Progress], 
         for share, rows in enumerate(shares):
             if task.ranks.mine(share):
                 here = (rows - rows[0]).to(task.device)
-                images = task.read(slice(int(rows[0]), int(rows[-1]) + 1))[here]
-                problem = task.problem(images, task.goal(rows), "gradients")
+                problem = task.problem(task.read(task.span(rows))[here], task.goal(rows), "gradients")
                 with seeded(task.seed, "probe", share):
                     misled = misleading(problem).cpu()
                 own.append((rows, misled, problem.ledger.forwards, problem.ledger.backwards))

@@ -91,6 +91,10 @@ class Task:
         begun = following - following % self.chunk_size
         return begun if begun > int(shares[share][-1]) else following
 
+    def span(self, rows: Tensor) -> slice:
+        """The smallest slice that holds the images `rows` (rising)."""
+        return slice(int(rows[0]), int(rows[-1]) + 1)
+
     def read(self, part: slice) -> Tensor:
         """The images of a chunk, checked, on the model's device."""
         images = self.images[part]

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sparring.evaluation.effort import chosen_plan
 from sparring.hardening.data import Images
 from sparring.hardening.history import Epoch
 from sparring.hardening.job import Job
@@ -16,7 +17,7 @@ from sparring.hardening.method import Method
 from sparring.hardening.outcome import Hardened, with_evidence
 from sparring.hardening.progress import TrainingProgress
 from sparring.hardening.recipe import chosen
-from sparring.hardening.trial import check_effort, check_test
+from sparring.hardening.trial import check_test
 from sparring.threat import ThreatModel
 
 
@@ -59,7 +60,8 @@ def harden(
     """
     changes = settings if epochs is None else {"epochs": epochs, **settings}
     job = Job.build(model, data, threat, chosen(method, changes), seed, out)
-    check_effort(effort)
+    if effort is not None:
+        chosen_plan(None, effort)
     if test is not None:
         check_test(model, test, threat)
     with torch.random.fork_rng(devices=job.cuda), job.threads():

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -75,6 +76,9 @@ class Method(ABC):
     own_loss: ClassVar[bool] = False
     """Does it learn by a loss of its own only, whatever the recipe names?"""
 
+    beside: ClassVar[bool] = False
+    """Does it learn from the images as they are, too, in the same pass and before the points?"""
+
     @abstractmethod
     def craft(self, batch: Batch) -> Tensor:
         """The points to learn from, (N, C, H, W), without a graph."""
@@ -84,8 +88,10 @@ class Method(ABC):
         """The loss to minimise, a number with a graph to the weights."""
 
     def shown(self, batch: Batch, points: Tensor) -> Tensor:
-        """What passes through the learning model, and so what its batch norm sees: the points, if nothing else."""
-        return points
+        """What passes through the learning model, and so what its batch norm sees: the points, behind the images where
+        these are learned from, too.
+        """
+        return torch.cat([batch.images, points]) if self.beside else points
 
     @property
     def repeats(self) -> int:

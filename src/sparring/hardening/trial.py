@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from sparring.errors import InputError, ModelError, unknown
-from sparring.evaluation import EFFORTS
+from sparring.errors import InputError, ModelError
 from sparring.hardening.data import Images, Split, checked_pair
 from sparring.hardening.method import Method
 from sparring.hardening.modules import train_mode
@@ -49,12 +48,6 @@ def check_test(model: nn.Module, test: tuple[Images, Tensor], threat: ThreatMode
     with frozen_eval(model), torch.no_grad():
         logits = logits_of(model, images[0:1].to(device_of(model)))
     check_labels(labels, logits.shape[1])
-
-
-def check_effort(effort: str | None) -> None:
-    """Raise `InputError` for an effort that does not exist."""
-    if effort is not None and effort not in EFFORTS:
-        raise InputError(unknown("effort", effort, list(EFFORTS)))
 
 
 def check_labels(labels: Tensor, classes: int) -> None:

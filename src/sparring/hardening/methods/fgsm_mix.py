@@ -26,6 +26,7 @@ class FGSMMix(Method):
     paper: ClassVar[str] = "Goodfellow et al., Explaining and Harnessing Adversarial Examples, ICLR 2015"
     threats: ClassVar[tuple[str, ...]] = ("linf", "l2")
     copies: ClassVar[int] = 2
+    beside: ClassVar[bool] = True
 
     sampled: bool = False
 
@@ -38,10 +39,6 @@ class FGSMMix(Method):
             return batch.images + region.steepest_step(grad)
         share = torch.erfinv(batch.draws.uniform((), batch.images) * math.erf(2**0.5)) / 2**0.5
         return region.advance(batch.images, grad, share * batch.threat.eps)
-
-    def shown(self, batch: Batch, points: Tensor) -> Tensor:
-        """The images and the points, together."""
-        return torch.cat([batch.images, points])
 
     def loss(self, batch: Batch, points: Tensor) -> Tensor:
         """Mean over both halves, which pass through the model together."""

@@ -27,6 +27,7 @@ class MART(Method):
     )
 
     own_loss: ClassVar[bool] = True
+    beside: ClassVar[bool] = True
 
     weight: float = 5.0
     steps: int = 10
@@ -42,10 +43,6 @@ class MART(Method):
         if self.inner is not None:
             return crafted_by(self.inner, batch)
         return climb(batch, near(batch, 1e-3), self.steps, self.step_size, against_labels(batch))
-
-    def shown(self, batch: Batch, points: Tensor) -> Tensor:
-        """The images and the points, together."""
-        return torch.cat([batch.images, points])
 
     def loss(self, batch: Batch, points: Tensor) -> Tensor:
         """Boosted cross-entropy plus the weighted divergence."""

@@ -26,6 +26,7 @@ class TRADES(Method):
     """
 
     paper: ClassVar[str] = "Zhang et al., Theoretically Principled Trade-off between Robustness and Accuracy, ICML 2019"
+    beside: ClassVar[bool] = True
 
     beta: float = 6.0
     steps: int = 10
@@ -47,10 +48,6 @@ class TRADES(Method):
             return kl_div(log_softmax(logits, 1), clean, reduction="none", log_target=True).sum(1)
 
         return climb(batch, near(batch, 1e-3), self.steps, self.step_size, divergence)
-
-    def shown(self, batch: Batch, points: Tensor) -> Tensor:
-        """The images and the points, together."""
-        return torch.cat([batch.images, points])
 
     def loss(self, batch: Batch, points: Tensor) -> Tensor:
         """Clean loss plus beta times the divergence, both averaged over the batch."""
