@@ -3,6 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+unexport PYTHONDONTWRITEBYTECODE  # the tests start many processes: half of their start is compiling
 
 .PHONY: help setup system demo red-team test test-slow check bench bench-train docs clean
 
