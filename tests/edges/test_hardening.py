@@ -37,7 +37,7 @@ THREAT = sp.ThreatModel("linf", 0.1)
 
 
 def short(method: str = "rs_fgsm", **more: Any) -> Hardened:
-    settings = {"epochs": 2, "effort": None, "watch": 20, **more}
+    settings = {"epochs": 2, "batch_size": 128, "eps_warmup": 0.0, "effort": None, "watch": 20, **more}
     return sp.harden(
         settings.pop("model", None) or small_net(), settings.pop("data", DATA), THREAT, method=method, **settings
     )

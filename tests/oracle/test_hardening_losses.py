@@ -20,7 +20,7 @@ from sparring.hardening.ema import Average, refresh
 from sparring.hardening.grad_align import misalignment
 from sparring.hardening.hat import helper_loss
 from sparring.hardening.methods import MART, NFGSM, PGD, RSFGSM, TRADES, FGSMMix, Free, Gaussian
-from sparring.hardening.recipe import Recipe
+from sparring.hardening.recipe import Recipe, chosen
 from sparring.threat import ThreatModel
 
 X, Y = pictures(6, 1, 4, 4, seed=1), torch.tensor([0, 1, 2, 0, 1, 2])
@@ -303,3 +303,23 @@ def test_draws_follow_from_the_step_alone() -> None:
     region = ThreatModel("linf", 0.1).around(INSIDE)
     change = (Draws(6, 1).inside(region) - INSIDE).abs()
     assert 0.09 < float(change.max()) <= 0.1 + 1e-6
+
+
+@pytest.mark.parametrize(
+    ("method", "images", "batch_size", "epochs"),
+    [
+        ("pgd", 54_000, 128, 15),  # 421 updates in an epoch
+        ("fast", 54_000, 128, 20),
+        ("pgd", 3_600, 50, 28),  # 72 in an epoch
+        ("fgsm_mix", 3_600, 50, 15),  # 25 images and their points in a step: 144 in an epoch
+        ("pgd", 10_800, 128, 24),
+        ("pgd", 40, 32, 100),
+        ("pgd", 10, 32, 100),
+    ],
+)
+def test_small_sets_get_as_many_updates(method: str, images: int, batch_size: int, epochs: int) -> None:
+    how, recipe = chosen(method, {})
+    sized = recipe.sized(how, images)
+    assert (sized.batch_size, sized.epochs) == (batch_size, epochs)
+    named = chosen(method, {"epochs": 3, "batch_size": 8})[1].sized(how, images)
+    assert (named.batch_size, named.epochs) == (8, 3)

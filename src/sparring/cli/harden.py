@@ -36,7 +36,9 @@ def harden(
             autocompletion=o.completing(METHODS),
         ),
     ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the data, --epochs 30; default 15, fast 20.")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="Passes over the data, --epochs 30; default 15, fast 20, more on small sets.")
+    ] = None,
     test: Annotated[
         str | None,
         typer.Option(
@@ -52,7 +54,9 @@ def harden(
     ] = None,
     lr: Annotated[float | None, typer.Option(help="Peak of the learning rate, --lr 0.001.")] = None,
     optimizer: Annotated[str | None, typer.Option(help="adam (default) or sgd, --optimizer sgd.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images per step, --batch-size 64; default 128.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Images per step, --batch-size 64; default 128, fewer on small sets.")
+    ] = None,
     accumulate: Annotated[
         int | None, typer.Option(help="Compute a step in so many pieces, to save memory, --accumulate 4.")
     ] = None,

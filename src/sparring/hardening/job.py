@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sparring.batching import Plan, plan
-from sparring.errors import InputError
+from sparring.errors import InputError, UnsupportedError
 from sparring.hardening.data import Images, Split, data_digest, split
 from sparring.hardening.inner import check_inner
 from sparring.hardening.method import Method
@@ -56,6 +56,11 @@ class Job:
         """Check everything that can be checked before the work begins."""
         if not isinstance(model, nn.Module):
             raise InputError(f"model must be an nn.Module, to be trained, got {type(model).__name__}")
+        if any(getattr(part, "attacked_only", False) for part in model.modules()):
+            raise UnsupportedError(
+                "a bridge to another framework, file or service gives gradients of images at most, not of weights: "
+                "harden the network in torch, or train it where it lives on what sparring's attacks give"
+            )
         if not isinstance(threat, ThreatModel):
             raise InputError(f'threat must be a ThreatModel, such as ThreatModel("linf", "8/255"), got {threat!r}')
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
@@ -65,6 +70,7 @@ class Job:
         frozen = copy.deepcopy(model)
         freeze(frozen, recipe.freeze)
         device = device_of(model)
+        recipe = recipe.sized(method, len(parts.train))
         check_together(method, recipe, threat, frozen, device.type)
         check_inner(getattr(method, "inner", None), threat)
         workers = Workers(device)

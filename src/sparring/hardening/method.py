@@ -79,6 +79,9 @@ class Method(ABC):
     beside: ClassVar[bool] = False
     """Does it learn from the images as they are, too, in the same pass and before the points?"""
 
+    epochs: ClassVar[int] = 15
+    """Passes over a large set that serve it well."""
+
     @abstractmethod
     def craft(self, batch: Batch) -> Tensor:
         """The points to learn from, (N, C, H, W), without a graph."""

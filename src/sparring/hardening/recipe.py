@@ -23,9 +23,10 @@ class Recipe:
     """The settings of a training run.
 
     epochs: as many weight updates as so many passes over the data take, whatever the method. batch_size: points per
-    step, over all processes. optimizer: "adam" or "sgd" (momentum 0.9, Nesterov). lr: the peak of the rate, None for
-    0.002 (adam) or 0.1 (sgd); it rises over the share `rise` of the steps and then falls to 0 in a straight line (Wong
-    et al. 2020). weight_decay: decoupled for adam. accumulate: pieces a step is computed in, to save memory.
+    step, over all processes. Both are None for what suits the number of training images, see `sized`. optimizer:
+    "adam" or "sgd" (momentum 0.9, Nesterov). lr: the peak of the rate, None for 0.002 (adam) or 0.1 (sgd); it rises
+    over the share `rise` of the steps and then falls to 0 in a straight line (Wong et al. 2020). weight_decay:
+    decoupled for adam. accumulate: pieces a step is computed in, to save memory.
 
     validation: how many images, or which share, are kept from training for the watch and the choice of the best epoch.
     watch: how many of these the watch attacks every epoch; None for at most 500. recover: after a collapse go back to
@@ -33,7 +34,8 @@ class Recipe:
     better robust accuracy.
 
     ema: decay of the averaged weights, which are those that are returned (0.995; 0 for none). label_smoothing.
-    eps_warmup: share of the steps over which eps grows to its full size. augment: any of "crop", "flip", "cutout".
+    eps_warmup: share of the steps over which eps grows to its full size; without it many a net never learns anything
+    against a large budget. augment: any of "crop", "flip", "cutout".
     awp: size of the adversarial weight perturbation (0.005), after the share `awp_warmup` of the steps. grad_align:
     its weight (0.2). hat: weight of the helper examples (0.5). loss: your own function of logits and labels.
 
@@ -41,8 +43,8 @@ class Recipe:
     None to find out whether the model takes it.
     """
 
-    epochs: int = 15
-    batch_size: int = 128
+    epochs: int | None = None
+    batch_size: int | None = None
     optimizer: str = "adam"
     lr: float | None = None
     rise: float = 0.2
@@ -54,7 +56,7 @@ class Recipe:
     patience: int | None = None
     ema: float = 0.995
     label_smoothing: float = 0.0
-    eps_warmup: float = 0.0
+    eps_warmup: float = 0.3
     augment: tuple[str, ...] = ()
     awp: float = 0.0
     awp_warmup: float = 0.2
@@ -66,9 +68,8 @@ class Recipe:
     channels_last: bool | None = None
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "accumulate"):
-            _check_whole(name, getattr(self, name))
-        for name in ("watch", "patience"):
+        _check_whole("accumulate", self.accumulate)
+        for name in ("epochs", "batch_size", "watch", "patience"):
             if getattr(self, name) is not None:
                 _check_whole(name, getattr(self, name))
         for name in ("weight_decay", "awp", "grad_align", "hat"):
@@ -96,6 +97,17 @@ class Recipe:
                 "label_smoothing belongs to cross-entropy: smooth the labels in your own loss, or leave it"
             )
 
+    def sized(self, method: Method, images: int) -> Recipe:
+        """With `epochs` and `batch_size` for so many training images, where they were left open.
+
+        Small sets get smaller batches and more epochs, so that no net has less than about `UPDATES` updates to learn
+        in: steps of 128 are few in an epoch of some thousand images.
+        """
+        batch = min(128, max(32, images // 72)) if self.batch_size is None else self.batch_size
+        per_step = max(1, batch // method.copies)
+        epochs = min(max(method.epochs, -(-UPDATES * per_step // images)), MOST) if self.epochs is None else self.epochs
+        return dataclasses.replace(self, epochs=epochs, batch_size=batch)
+
     @property
     def peak(self) -> float:
         """The highest learning rate."""
@@ -118,11 +130,15 @@ class Recipe:
         return values
 
 
+UPDATES = 2000
+"""Weight updates that a run should have, unless its epochs are named ..."""
+MOST = 100
+"""... but no more epochs than these."""
 LEARNING_RATES = {"adam": 0.002, "sgd": 0.1}
 """Optimizer to the peak of its rate."""
 
 PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
-    "fast": ("free", {"epochs": 20, "eps_warmup": 0.3}),
+    "fast": ("free", {}),
     "pgd": ("pgd", {}),
     "trades": ("trades", {}),
     "certified": ("certified", {"eps_warmup": 0.6, "ema": 0.0, "recover": False}),
@@ -161,7 +177,7 @@ def check_together(method: Method, recipe: Recipe, threat: ThreatModel, model: n
         raise UnsupportedError(f"{type(method).__name__} has a loss of its own: leave out loss and label_smoothing")
     if recipe.amp and device_type == "cpu":
         raise UnsupportedError("amp is for a GPU; on the CPU it is slower and less exact: leave it out")
-    if recipe.batch_size < method.copies * recipe.accumulate:
+    if recipe.batch_size is not None and recipe.batch_size < method.copies * recipe.accumulate:
         raise InputError(f"batch_size={recipe.batch_size} leaves no image per piece: raise it")
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise InputError("nothing to train: every parameter is frozen; narrow the patterns in freeze")

@@ -10,6 +10,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -59,9 +60,10 @@ class Trainer:
         self.module, self.split, self.threat, self.method, self.recipe = module, split, threat, method, recipe
         self.seed, self.workers, self.out, self.key, self._report = seed, workers, out, key, report
         freeze(module, recipe.freeze)
-        self.per_step = recipe.batch_size // method.copies
+        self.per_step = cast(int, recipe.batch_size) // method.copies
+        self.epochs = cast(int, recipe.epochs)
         self.per_epoch = split.steps(self.per_step)
-        self.total = recipe.epochs * self.per_epoch
+        self.total = self.epochs * self.per_epoch
         self.optimizer = optimizer_for(module, recipe)
         self.average = Average(module, recipe.ema) if recipe.ema else None
         self.stepper = Stepper(module, workers.learner(module), workers, threat, seed, standard)
@@ -280,12 +282,11 @@ class Trainer:
         self._losses, self._seconds = content["losses"], content["seconds"]
 
     def _tell(self, ended: Epoch | None = None) -> None:
-        epochs = self.recipe.epochs
-        watches = epochs - self.step // self.per_epoch
+        watches = self.epochs - self.step // self.per_epoch
         self._report(
             TrainingProgress(
                 -(-self.step // self.per_epoch) if ended is None else ended.number,
-                epochs,
+                self.epochs,
                 self.step,
                 self.total,
                 self.history[-1].pgd if self.history else None,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -22,11 +24,12 @@ def check_learns(copied: nn.Module, split: Split, method: Method, recipe: Recipe
     Raises `InputError` for labels that the model has no class for, or steps too small for all processes, and
     `ModelError` for a model that fails or gives something else than logits while it learns.
     """
-    rows = workers.share(split.train[: recipe.batch_size // method.copies])
+    step = split.train[: cast(int, recipe.batch_size) // method.copies]
+    rows = workers.share(step)
     if not len(rows):
         raise InputError(
-            f"{workers.size} processes share a step of {min(len(split.train), recipe.batch_size // method.copies)} "
-            "images: raise batch_size, give more images, or start fewer processes"
+            f"{workers.size} processes share a step of {len(step)} images: raise batch_size, give more images, or "
+            "start fewer processes"
         )
     smallest = [piece for piece, _ in in_pieces(recipe, rows, rows)][-1]
     images = split.read(smallest)[0].to(device_of(copied))

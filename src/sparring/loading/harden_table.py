@@ -25,7 +25,9 @@ class HardenTable(Table):
     """[harden]: the method and its settings."""
 
     method: str = Field(default="fast", min_length=1, description='"fast", "pgd", "trades", "pgd:steps=10", ...')
-    epochs: Whole | None = Field(default=None, ge=1, description="passes over the data; 20 with fast, else 15")
+    epochs: Whole | None = Field(
+        default=None, ge=1, description="passes over the data; 20 with fast, else 15, more on small sets"
+    )
     test: str | None = Field(
         default=None, description="images for the final audit, as [data] source; left out: the data's own test part"
     )

@@ -23,6 +23,7 @@ class Free(Method):
 
     paper: ClassVar[str] = "Shafahi et al., Adversarial Training for Free!, NeurIPS 2019"
     threats: ClassVar[tuple[str, ...]] = ("linf", "l2")
+    epochs: ClassVar[int] = 20
 
     replays: int = 8
 
