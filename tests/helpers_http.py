@@ -103,6 +103,10 @@ def serving(model: Model) -> Iterator[Service]:
             if fault == "reset":
                 self.connection.close()
                 return
+            if fault == "cut":  # says that more will come than does
+                self.wfile.write(b'HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n{"scores": [0.1')
+                self.connection.close()
+                return
             if isinstance(fault, str):
                 self.trickle(*TRICKLES[fault])
                 return

@@ -154,6 +154,11 @@ def probabilities(logits: Tensor) -> Tensor:
 
 def called(model: Callable[[Tensor], object], images: Tensor) -> object:
     """What the model returns; what it raises becomes a `ModelError`."""
+    if any(kind.__module__.startswith("keras.") for kind in type(model).__mro__):
+        raise ModelError(
+            "a Keras model takes its channels last and mostly ends in softmax, so it is attacked through a bridge: "
+            "model = sp.load_model(model)"
+        )
     try:
         return model(images)
     except (SparringError, torch.OutOfMemoryError):

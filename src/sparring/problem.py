@@ -261,10 +261,18 @@ def check_classes(goal: Goal, classes: int) -> None:
         raise InputError(f"{what} {highest} does not exist: the model has {classes} classes, 0 to {classes - 1}")
 
 
+def named(images: object) -> str:
+    """What `images` are instead of a tensor, and how an array becomes one."""
+    kind = type(images).__name__
+    if kind != "ndarray":
+        return kind
+    return "ndarray: torch.from_numpy(images), and .permute(0, 3, 1, 2) behind it where the channels stand last"
+
+
 def check_images(images: Tensor, bounds: tuple[float, float]) -> None:
     """Raise `InputError` unless `images` is a non-empty, finite float batch inside `bounds`; say how to mend it."""
     if not isinstance(images, Tensor):
-        raise InputError(f"images must be a torch tensor (N, C, H, W), got {type(images).__name__}")
+        raise InputError(f"images must be a torch tensor (N, C, H, W), got {named(images)}")
     if images.dim() < 2 or images[0:1].numel() == 0:
         raise InputError(f"images must have shape (N, C, H, W) with at least one image, got {tuple(images.shape)}")
     if not images.is_floating_point():

@@ -22,7 +22,7 @@ ROOMS = {
     "bridges": {"bridges"},
     "guard": {"guard", "attacks", "auditing", "bridges", "defenses", "evaluation", "loading"},
     "lab": {"lab", "attacks", "auditing", "defenses", "evaluation", "hardening", "loading"},
-    "testing": {"testing", "attacks", "evaluation", "auditing", "loading", "reports"},
+    "testing": {"testing", "attacks", "auditing", "bridges", "evaluation", "loading", "reports"},
     "cli": {
         "cli",
         "attacks",

@@ -14,9 +14,9 @@ import torch
 import sparring as sp
 from sparring.bridges import from_jax
 from sparring.bridges.halves import halved
-from sparring.bridges.jax import _to_jax, _to_torch, padded_size
+from sparring.bridges.jax import SMALL, _to_jax, _to_torch, padded_size
 from sparring.diagnosis.taylor import curvature_along
-from sparring.errors import InputError
+from sparring.errors import InputError, UnsupportedError
 
 CALLS: list[int] = []
 
@@ -133,7 +133,7 @@ def test_gradients_of_every_kind_of_layer(kind: str) -> None:
 def test_memory_is_shared_where_it_can_be() -> None:
     tensor = torch.rand(4, 8, 8, 1)
     assert _to_jax(tensor).__array_interface__["data"][0] == tensor.data_ptr()
-    array = jnp.ones(5)
+    array = jnp.ones(SMALL)
     assert _to_torch(array).data_ptr() == array.unsafe_buffer_pointer()
 
 
@@ -172,6 +172,8 @@ def test_what_is_no_function_is_refused() -> None:
         from_jax(3)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="layout"):
         from_jax(net, parameters(), layout="HWC")
+    with pytest.raises(UnsupportedError, match="not of weights"):
+        sp.harden(from_jax(net), (images(4), torch.zeros(4).long()), sp.ThreatModel("linf", 0.1), method="fast")
 
 
 def test_second_derivatives_come_through() -> None:

@@ -18,7 +18,8 @@ import torch
 
 import sparring as sp
 from sparring.bridges import from_keras, open_keras, remarks
-from sparring.errors import DataError, InputError
+from sparring.errors import DataError, InputError, ModelError, UnsupportedError
+from sparring.testing import assert_robust
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
 import keras
@@ -177,6 +178,54 @@ def test_a_model_in_memory_is_loaded_like_any_other(net: Any) -> None:
     assert remarks(sp.load_model(net, mean=0.5))[0].startswith("the Keras model ends in softmax")
     with pytest.raises(InputError, match=r"an import path or an nn\.Module, got object"):
         sp.load_model(object())  # type: ignore[arg-type]
+
+
+def test_a_model_without_its_bridge_is_sent_to_it(net: Any) -> None:
+    """Fed as it is, it would see turned images, and its softmax would hide the gradient."""
+    x, threat = images(2), sp.ThreatModel("linf", EPS)
+    for attacked in (
+        lambda: sp.evaluate(net, x, torch.zeros(2, dtype=torch.long), threat, attacks=["fgsm"]),
+        lambda: sp.attacks.FGSM()(net, x, sp.Untargeted(torch.zeros(2, dtype=torch.long)), threat),
+    ):
+        with pytest.raises(ModelError, match=r"through a bridge: model = sp\.load_model\(model\)"):
+            attacked()
+
+
+def test_images_of_another_shape_are_explained(net: Any) -> None:
+    with pytest.raises(ModelError, match=r"= \(1, 8, 8\), got \(8, 8, 1\): turn them, images\.permute"):
+        from_keras(net)(images(2).permute(0, 2, 3, 1))
+    with pytest.raises(ModelError, match=r"= \(1, 8, 8\), got \(3, 9, 9\): load them so, size"):
+        from_keras(net)(torch.rand(2, 3, 9, 9))
+    free = keras.Sequential(
+        [keras.Input((None, None, 1)), keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(3)]
+    )
+    assert from_keras(free)(torch.rand(2, 1, 5, 9)).shape == (2, 3)
+
+
+def test_only_its_images_have_gradients_here(net: Any) -> None:
+    data = images(8), torch.zeros(8, dtype=torch.long)
+    with pytest.raises(UnsupportedError, match="gradients of images at most, not of weights"):
+        sp.harden(from_keras(net), data, sp.ThreatModel("linf", EPS), method="fast", epochs=1)
+
+
+def test_a_robustness_test_takes_it(net: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    class SeenError(Exception):
+        pass
+
+    def audit(model: Any, *_: Any, **__: Any) -> None:
+        raise SeenError(type(model).__name__)
+
+    monkeypatch.setattr("sparring.testing.robust.audit", audit)
+    with pytest.raises(SeenError, match="KerasModel"):
+        assert_robust(net, (images(4), torch.zeros(4).long()), sp.ThreatModel("linf", EPS), at_least=0.9)
+
+
+@pytest.mark.skipif(keras.config.backend() != "torch", reason="a certificate needs operations of torch")
+def test_a_certificate_reads_weights_that_keras_keeps_in_another_order(net: Any) -> None:
+    model, x = from_keras(net), images(4)
+    labels = torch.from_numpy(probabilities(net, x).argmax(1))
+    found = sp.certify(model, x, labels, sp.ThreatModel("linf", 1e-6), method="crown")
+    assert found.certified.all()
 
 
 def test_an_older_file_is_told_how_to_become_a_newer_one(tmp_path: Path) -> None:

@@ -42,6 +42,14 @@ def test_a_robust_model_passes_and_its_report_comes_back() -> None:
     assert report.evaluation.robust_accuracy.value == 1.0
 
 
+def test_the_model_stays_as_it_was() -> None:
+    model = nn.Sequential(Wide(), nn.Dropout(0.0)).train().double()
+    images, labels = data(4)
+    assert_robust(model, (images.double(), labels), sp.ThreatModel("linf", 0.1), at_least=0.0, attacks=["fgsm"])
+    assert model.training
+    assert model[1].training
+
+
 def test_a_weak_one_fails_and_says_what_broke_it() -> None:
     with pytest.raises(NotRobustError) as caught:
         assert_robust(Wide(), data(), sp.ThreatModel("linf", 0.45), at_least=0.5, attacks=["fgsm"])

@@ -7,6 +7,7 @@ from functools import cache
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,6 +17,8 @@ from sparring.errors import InputError, MissingExtraError
 
 STEPS = (1, 2, 3, 4, 6, 8, 12)
 """Batch sizes that are compiled, times powers of two: an attack's batches shrink, and every new shape costs time."""
+SMALL = 2**14
+"""Bytes; scores of a thousand images, but no gradient of more than a few pictures."""
 
 
 class JaxModel(Foreign):
@@ -53,7 +56,11 @@ class JaxModel(Foreign):
         if halves is None:
             halves = self._halves[given.shape] = halved(self._run, parameters, given)
         scores, kept = halves.forward(parameters, given)
-        return _cut(scores, n), lambda grads: _cut(halves.backward(parameters, kept, _to_jax(_padded(grads, 0.0))), n)
+
+        def pullback(grads: Tensor) -> Tensor:
+            return _cut(halves.backward(parameters, kept, _to_jax(_padded(grads, 0.0))), n).to(images.device)
+
+        return _cut(scores, n), pullback
 
     def second(self, images: Tensor, grads: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
         """Exact second derivatives."""
@@ -120,5 +127,7 @@ def _to_jax(tensor: Tensor) -> Any:
 
 
 def _to_torch(array: Any) -> Tensor:
-    """Without a copy."""
+    """Without a copy, unless the array is so small that a copy by numpy costs less than to agree on sharing it."""
+    if array.nbytes <= SMALL and array.dtype == np.float32:
+        return torch.from_numpy(np.array(array))
     return torch.utils.dlpack.from_dlpack(array)

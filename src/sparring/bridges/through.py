@@ -24,6 +24,8 @@ class Foreign(nn.Module):
     them itself, where that costs least.
     """
 
+    attacked_only = True
+
     def __init__(self, layout: str) -> None:
         super().__init__()
         if layout not in LAYOUTS:

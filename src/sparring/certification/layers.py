@@ -151,7 +151,7 @@ class Conv(Layer):
         place. Twice as fast as torch's, which likes many channels.
         """
         (out, c, kh, kw), (n, r), (h, w) = self.weight.shape, a.shape[:2], a.shape[3:]
-        taps = (self.weight.view(out, -1).T @ a.reshape(n * r, out, -1)).view(n * r, c, kh, kw, h, w)
+        taps = (self.weight.reshape(out, -1).T @ a.reshape(n * r, out, -1)).view(n * r, c, kh, kw, h, w)
         (height, width), (sh, sw), (ph, pw) = self.before[1:], self.stride, self.padding
         wide = a.new_zeros(n * r, c, height + 2 * ph, width + 2 * pw)
         for i in range(kh):

@@ -23,7 +23,7 @@ from sparring.evaluation.ranks import Ranks
 from sparring.goal import Goal, Targeted, Untargeted
 from sparring.identity import code_of, settings_of
 from sparring.model import Model, device_of, model_digest
-from sparring.problem import Problem, check_images
+from sparring.problem import Problem, check_images, named
 from sparring.rng import Streams, digest, digests
 from sparring.threat import Threat
 
@@ -139,7 +139,7 @@ def checked_task(
     if isinstance(images, Tensor):
         check_images(images, threat.bounds)
     elif not (hasattr(images, "__len__") and hasattr(images, "__getitem__")) or isinstance(images[0:1], np.ndarray):
-        raise InputError(f"images must be a torch tensor or slice into tensors, got {type(images).__name__}")
+        raise InputError(f"images must be a torch tensor or slice into tensors, got {named(images)}")
     if len(images) == 0:
         raise InputError("the data set is empty: there is nothing to evaluate")
     labels = Untargeted(labels).labels.cpu()

@@ -41,7 +41,10 @@ _PerChannel = Annotated[float | Annotated[tuple[float, ...], Field(min_length=1)
 class ModelTable(Table):
     """[model], the arguments of `load_model`."""
 
-    spec: str = Field(min_length=1, description='a built-in name, "package.module:factory" or "file.py:factory"')
+    spec: str = Field(
+        min_length=1,
+        description='a built-in name, "module:factory" or "file.py:factory"; .keras and .onnx files, endpoint.toml',
+    )
     weights: Path | None = Field(default=None, description=".safetensors, or a checkpoint of plain tensors")
     mean: _PerChannel | None = Field(
         default=None, description="subtracted inside the model: one number, or one per channel"

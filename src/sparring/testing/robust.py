@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from sparring.attacks import Attack
 from sparring.auditing.audit import audit
 from sparring.auditing.report import Report
+from sparring.bridges import adopted
 from sparring.errors import InputError
 from sparring.evaluation.task import Images
 from sparring.loading import Dataset, load_data, load_model
@@ -59,7 +60,7 @@ def assert_robust(
     setting = CURRENT.get()
     if setting is not None and setting.effort is not None and attacks is None:
         effort = setting.effort
-    loaded = load_model(model) if isinstance(model, (str, nn.Module)) else model
+    loaded = load_model(model) if isinstance(model, str) else adopted(model)
     images, labels, names, title = _read(data)
     report = audit(
         loaded,

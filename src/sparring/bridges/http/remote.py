@@ -28,6 +28,8 @@ class Remote(nn.Module):
     A picture is sent once: its answer is kept by the digest of what is sent. Nothing is sent beyond `max_queries`.
     """
 
+    attacked_only = True
+
     def __init__(self, declared: Declaration, sleep: Callable[[float], None] = time.sleep) -> None:
         super().__init__()
         if isinstance(declared.body, dict) and not wire.holds_a_picture(declared.body):

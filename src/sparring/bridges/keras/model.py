@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from sparring.bridges.jax import JaxModel, from_jax
 from sparring.bridges.keras.archive import checked
 from sparring.bridges.tensorflow import from_tensorflow
-from sparring.errors import DataError, InputError, MissingExtraError
+from sparring.errors import DataError, InputError, MissingExtraError, ModelError
 from sparring.loading.reason import reason
 
 CHANNELS = (1, 3)
@@ -26,6 +26,8 @@ CHANNELS = (1, 3)
 
 class KerasModel(nn.Module):
     """What `from_keras` returns: images (N, C, H, W) to logits (N, K), by the Keras model's own backend."""
+
+    attacked_only = True
 
     def __init__(self, model: Any, layout: str | None) -> None:
         super().__init__()
@@ -36,7 +38,7 @@ class KerasModel(nn.Module):
         self._said = "" if self._end is None else (
             f"the Keras model ends in softmax ({self._end.name}): it is left out, logits are attacked"
         )  # fmt: skip
-        self._model = model
+        self._model, self._takes = model, tuple(getattr(model, "input_shape", None) or ())
         self.inner: nn.Module = _differentiable(model, self.backend, self.layout)
 
     def remarks(self) -> tuple[str, ...]:
@@ -45,6 +47,7 @@ class KerasModel(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, K)."""
+        self._check_shape(images)
         with _open_ended(self._end, _library()):
             if isinstance(self.inner, JaxModel):
                 self.inner.parameters_of_jax = _values(self._model)  # as they are now
@@ -52,6 +55,19 @@ class KerasModel(nn.Module):
                 return self.inner(images)  # type: ignore[no-any-return]
             turned = images.permute(0, 2, 3, 1) if self.layout == "NHWC" and images.dim() == 4 else images
             return self.inner(turned, training=False)  # type: ignore[no-any-return]
+
+    def _check_shape(self, images: Tensor) -> None:
+        """Keras says at length what does not fit, of images whose axes were turned."""
+        if len(self._takes) != 4 or images.dim() != 4:
+            return
+        wanted = self._takes[1:] if self.layout == "NCHW" else (self._takes[3], self._takes[1], self._takes[2])
+        given = tuple(images.shape[1:])
+        if all(w in (None, g) for w, g in zip(wanted, given, strict=True)):
+            return
+        turned = tuple(images.shape[i] for i in (3, 1, 2))
+        last = all(w in (None, g) for w, g in zip(wanted, turned, strict=True))
+        way = "turn them, images.permute(0, 3, 1, 2)" if last else "load them so, size=..., channels=..."
+        raise ModelError(f"the Keras model takes images with (C, H, W) = {wanted}, got {given}: {way}")
 
 
 def from_keras(model: Any, *, layout: str | None = None) -> KerasModel:

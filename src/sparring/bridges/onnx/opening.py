@@ -20,6 +20,8 @@ ANY = 32
 class OnnxModel(nn.Module):
     """What `open_onnx` returns: `inner`, and what is to be known of it."""
 
+    attacked_only = True
+
     def __init__(self, inner: nn.Module, said: tuple[str, ...]) -> None:
         super().__init__()
         self.inner, self._said = inner, said
