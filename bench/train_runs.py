@@ -34,12 +34,13 @@ def striding() -> nn.Sequential:
 
 @dataclass(frozen=True)
 class Run:
-    """One training: data set, budget, method, epochs, settings of the recipe, number of training images, seed."""
+    """One training: data set, budget, method, epochs (None for the default), settings of the recipe, number of training
+    images, seed."""
 
     data: str
     eps: float
     method: str
-    epochs: int
+    epochs: int | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     n: int | None = None
     seed: int = 0
@@ -47,25 +48,24 @@ class Run:
 
 
 def _mnist(method: str, eps: float = 0.3, epochs: int = 30, **settings: Any) -> Run:
-    return Run("mnist5k", eps, method, epochs, {"eps_warmup": 0.3, "batch_size": 50, "lr": 5e-3, **settings})
+    return Run("mnist5k", eps, method, epochs, {"batch_size": 50, "lr": 5e-3, **settings})
 
 
 RUNS: dict[str, Run] = {
-    "mnist5k-fast": _mnist("fast"),
-    "mnist5k-n-fgsm": _mnist("n_fgsm:noise=1"),
-    "mnist5k-pgd": _mnist("pgd", epochs=20),
+    **{f"mnist5k-{method}": Run("mnist5k", 0.3, method) for method in ("fast", "pgd", "trades")},
     "mnist5k-mix": _mnist("fgsm_mix", epochs=20, batch_size=100),
     "mnist5k-zero-start": _mnist("rs_fgsm:step=1,random_start=false"),
     "mnist5k-zero-start-unwatched": _mnist("rs_fgsm:step=1,random_start=false", recover=False),
     "goodfellow-clean": _mnist("clean", 0.25, epochs=20),
     "goodfellow-mix": _mnist("fgsm_mix", 0.25, epochs=20, batch_size=100),
     "goodfellow-pgd": _mnist("pgd", 0.25, epochs=20),
-    "fashion-fast": Run("fashion-mnist", 0.1, "fast", 20),
-    "fashion-pgd": Run("fashion-mnist", 0.1, "pgd", 15),
-    "fashion-trades": Run("fashion-mnist", 0.1, "trades:steps=5", 15),
     **{
-        f"fashion12k-{method.partition(':')[0]}-seed{seed}": Run("fashion-mnist", 0.1, method, epochs, {}, 12_000, seed)
+        f"fashion-{method}": Run("fashion-mnist", 0.1, method)
+        for method in ("fast", "pgd", "trades")
+    },
+    **{
+        f"fashion12k-{method}-seed{seed}": Run("fashion-mnist", 0.1, method, n=12_000, seed=seed)
         for seed in (0, 1, 2)
-        for method, epochs in (("fast", 14), ("pgd", 10), ("trades:steps=5", 10))
+        for method in ("fast", "pgd", "trades")
     },
 }

@@ -39,7 +39,7 @@ def _accuracies(found: dict[str, Any], exact: dict[str, Any]) -> str:
         autoattack = f"{100 * exact[name]['robust'] / exact[name]['n']:.1f}" if name in exact else "not yet"
         changes = "; ".join(change.split("then: ")[1] for change in record["card"]["changes"]) or "no"
         rows.append(
-            f"| {name} | `{run.method}`, {run.epochs} | {_percent(after['clean'])} | {_percent(record['fgsm'])} "
+            f"| {name} | `{run.method}`, {record['card']['recipe']['epochs']} | {_percent(after['clean'])} | {_percent(record['fgsm'])} "
             f"| {_interval(after['robust'])} | {autoattack} | {changes} |"
         )
     return "\n".join(rows)

@@ -47,6 +47,7 @@ def run(out: Path | None, method: str = "pgd:steps=2", die_at: int = -1) -> Hard
         THREAT,
         method=method,
         epochs=3,
+        batch_size=128,
         effort=None,
         out=out,
         progress=count,

@@ -24,7 +24,7 @@ class Recipe:
 
     epochs: as many weight updates as so many passes over the data take, whatever the method. batch_size: points per
     step, over all processes. Both are None for what suits the number of training images, see `sized`. optimizer:
-    "adam" or "sgd" (momentum 0.9, Nesterov). lr: the peak of the rate, None for 0.002 (adam) or 0.1 (sgd); it rises
+    "adam" or "sgd" (momentum 0.9, Nesterov). lr: the peak of the rate, None for 0.003 (adam) or 0.1 (sgd); it rises
     over the share `rise` of the steps and then falls to 0 in a straight line (Wong et al. 2020). weight_decay:
     decoupled for adam. accumulate: pieces a step is computed in, to save memory.
 
@@ -134,7 +134,7 @@ UPDATES = 2000
 """Weight updates that a run should have, unless its epochs are named ..."""
 MOST = 100
 """... but no more epochs than these."""
-LEARNING_RATES = {"adam": 0.002, "sgd": 0.1}
+LEARNING_RATES = {"adam": 0.003, "sgd": 0.1}
 """Optimizer to the peak of its rate."""
 
 PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
