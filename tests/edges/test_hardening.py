@@ -311,6 +311,18 @@ def test_what_the_watch_warns_of() -> None:
     assert not warnings(sight(0.9, 0.76, 0.71), HEALTHY)
 
 
+def test_a_model_that_learns_nothing_is_said_to() -> None:
+    def found(seen: Sight, *before: Sight) -> bool:
+        return any("learns nothing" in line for line in warnings(seen, [epoch(one) for one in before]))
+
+    stuck = dataclasses.replace(sight(0.1, 0.1, 0.1), common=0.11)
+    assert found(stuck, stuck, stuck)
+    assert not found(stuck, stuck), "it may still begin to"
+    assert not found(dataclasses.replace(stuck, clean=0.3), stuck, stuck)
+    labels = torch.arange(40) // 10  # as many of each
+    assert look(small_net(), IMAGES[:40], labels.where(labels > 1, 1), THREAT, 0).common == 0.5
+
+
 def test_the_watch_measures_what_attacks_measure(digits_net: nn.Module) -> None:
     images, labels = IMAGES[1000:1150], LABELS[1000:1150]
     seen = look(digits_net, images, labels, THREAT, 0)

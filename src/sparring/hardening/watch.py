@@ -42,13 +42,16 @@ BATCH = 128
 
 @dataclass(frozen=True)
 class Sight:
-    """What the watch saw: shares of the slice of `n` images, and the mean cosine of neighbouring gradients."""
+    """What the watch saw: shares of the slice of `n` images, the mean cosine of neighbouring gradients, and the share
+    of the commonest class, which is right without looking at a picture.
+    """
 
     clean: float
     fgsm: float
     pgd: float
     aligned: float
     n: int
+    common: float = 0.0
 
 
 def look(model: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel, seed: int) -> Sight:
@@ -60,7 +63,7 @@ def look(model: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel, 
     for number, (x, y) in enumerate(zip(torch.split(images, BATCH), torch.split(labels, BATCH), strict=True)):
         counts += _counted(model, x, y, threat, seed_of(seed, "watch", number))
     clean, fgsm, pgd, aligned = (counts / len(labels)).tolist()
-    return Sight(clean, fgsm, pgd, aligned, len(labels))
+    return Sight(clean, fgsm, pgd, aligned, len(labels), int(labels.bincount().max()) / len(labels))
 
 
 def _counted(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, seed: int) -> Tensor:
@@ -115,6 +118,12 @@ def collapsed(seen: Sight, past: Sequence[Epoch], eps: float) -> str:
 def warnings(seen: Sight, past: Sequence[Epoch]) -> list[str]:
     """What announces trouble without being it."""
     said = []
+    chance = seen.common + ERRORS * math.sqrt(seen.common * (1 - seen.common) / seen.n)
+    if len(past) > 1 and max(seen.clean, past[-1].clean) <= chance:
+        said.append(
+            f"it learns nothing: {100 * seen.clean:.0f} % clean, as if it always gave one class; let the budget grow "
+            "for longer (eps_warmup), change lr, or train longer"
+        )
     if seen.fgsm > seen.clean + LEAK:
         said.append(f"label leaking: FGSM images are easier ({100 * seen.fgsm:.0f} %) than clean ones")
     steadiest = max((epoch.aligned for epoch in past), default=0.0)
