@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import logging
-import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
 
 from sqlalchemy import select
-from sqlalchemy.exc import SQLAlchemyError
 
 from sparring.guard.events.store import Row, Store
 from sparring.guard.events.tables import EVENTS, SANCTIONS
+from sparring.guard.recurring import Recurring
 from sparring.guard.watch.prints import unpacked
 from sparring.guard.watch.stream import Seen
 
-LOG = logging.getLogger("sparring.guard")
 EVERY = 0.25
 """Seconds between looks."""
 LATE = 5.0
@@ -35,18 +32,8 @@ class Follower:
         self._late = LATE if store.kind == "postgresql" else 0.0  # SQLite writes one transaction after another
         self._known: OrderedDict[int, None] = OrderedDict()
         self._marks: deque[tuple[float, int]] = deque()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="guard-follower", daemon=True)
-
-    def start(self) -> None:
-        """Begin to follow."""
-        self._thread.start()
-
-    def close(self) -> None:
-        """Stop."""
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join(10)
+        looking = Recurring("guard-follower", EVERY, self.look, "other replicas cannot be followed")
+        self.start, self.close = looking.start, looking.close
 
     def sanction(self, client: str, now: float) -> str:
         """What this client meets: an action, or "" for none."""
@@ -74,17 +61,6 @@ class Follower:
         inforce = self.store.rows(select(SANCTIONS).where(SANCTIONS.c.until > now))
         self.sanctions = {row["client"]: (row["action"], row["until"]) for row in inforce}
         return len(fresh)
-
-    def _run(self) -> None:
-        fine = True
-        while not self._stop.wait(EVERY):
-            try:
-                self.look()
-                fine = True
-            except SQLAlchemyError as error:
-                if fine:
-                    LOG.error("other replicas cannot be followed: %s", str(error.__cause__ or error).splitlines()[0])
-                fine = False
 
 
 def seen_again(row: Row) -> Seen:

@@ -5,18 +5,17 @@ from __future__ import annotations
 import logging
 import os
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Sequence
 
 from sqlalchemy import update
-from sqlalchemy.exc import SQLAlchemyError
 
 from sparring.guard.alerts import SAID, Alerts, Notice
 from sparring.guard.events.store import Row, Store
 from sparring.guard.events.tables import REAUDITS
 from sparring.guard.metrics import Metrics
 from sparring.guard.reaudits.comparison import empty, latest
+from sparring.guard.recurring import Recurring
 
 LOG = logging.getLogger("sparring.guard")
 EVERY = 5.0
@@ -48,18 +47,15 @@ class Reaudits:
         self._judged = ""
         self._process: subprocess.Popen[bytes] | None = None
         self._key, self._until = "", 0.0
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="guard-reaudits", daemon=True)
-
-    def start(self) -> None:
-        """Begin to look."""
-        self._thread.start()
+        every = min(EVERY, self.seconds / 4 or EVERY)
+        self._looking = Recurring(
+            "guard-reaudits", every, lambda: self.look(time.time()), "re-audits cannot be followed"
+        )
+        self.start = self._looking.start
 
     def close(self) -> None:
         """Stop, and a running re-audit with it."""
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join(10)
+        self._looking.close()
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -113,10 +109,3 @@ class Reaudits:
             environment = {**os.environ, "OMP_NUM_THREADS": "1"}
             command = [*self.command, "--key", key, "--stack", stack]
             self._process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)  # noqa: S603 - ours
-
-    def _run(self) -> None:
-        while not self._stop.wait(min(EVERY, self.seconds / 4 or EVERY)):
-            try:
-                self.look(time.time())
-            except (SQLAlchemyError, OSError) as error:
-                LOG.error("re-audits cannot be followed: %s", str(error.__cause__ or error).splitlines()[0])
