@@ -97,6 +97,7 @@ def main() -> None:
             print(f"{path.name} exists")
             continue
         path.write_text(json.dumps(record(name, RUNS[name]), indent=1) + "\n")
+        path.with_stem(f"{name}-autoattack").unlink(missing_ok=True)  # it was of other weights
         print(f"{path.name} written", flush=True)
 
 

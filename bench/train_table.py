@@ -35,14 +35,22 @@ def _accuracies(found: dict[str, Any], exact: dict[str, Any]) -> str:
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name, record in found.items():
-        after, run = record["card"]["after"], RUNS[name]
-        autoattack = f"{100 * exact[name]['robust'] / exact[name]['n']:.1f}" if name in exact else "not yet"
-        changes = "; ".join(change.split("then: ")[1] for change in record["card"]["changes"]) or "no"
+        card, method = record["card"], RUNS[name].method
+        changes = "; ".join(change.split("then: ")[1] for change in card["changes"]) or "no"
         rows.append(
-            f"| {name} | `{run.method}`, {record['card']['recipe']['epochs']} | {_percent(after['clean'])} | {_percent(record['fgsm'])} "
-            f"| {_interval(after['robust'])} | {autoattack} | {changes} |"
+            f"| {name} | `{method}`, {card['recipe']['epochs']} | {_percent(card['after']['clean'])} "
+            f"| {_percent(record['fgsm'])} | {_interval(card['after']['robust'])} | {_exact(exact.get(name))} "
+            f"| {changes} |"
         )
     return "\n".join(rows)
+
+
+def _exact(record: dict[str, Any] | None) -> str:
+    """What AutoAttack left, with the sample where it is smaller than the other column's."""
+    if record is None:
+        return "not yet"
+    sample = "" if record["n"] == 1000 else f" (n = {record['n']})"
+    return f"{100 * record['robust'] / record['n']:.1f}{sample}"
 
 
 def _goodfellow(found: dict[str, Any]) -> list[str]:
