@@ -217,6 +217,19 @@ def test_a_configuration_that_would_fill_the_memory_is_refused(
         open_huggingface(folder)
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("key", ["num_hidden_layers", "depths", "num_block_repeats"])
+def test_a_configuration_without_an_end_is_refused(
+    key: str, checkpoint: tuple[Path, nn.Module], tmp_path: Path
+) -> None:
+    """Layers are built one after the other, a thousand million of them too."""
+    folder = copied(checkpoint[0], tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {key: [1, 10**9] if key == "depths" else 10**9}))
+    with pytest.raises(DataError, match=rf"declares {key} = .*, but the folder holds \d+ tensors"):
+        open_huggingface(folder)
+
+
 def test_a_checkpoint_with_lost_weights_is_refused(checkpoint: tuple[Path, nn.Module], tmp_path: Path) -> None:
     """The library would fill them with random numbers and go on."""
     folder = copied(checkpoint[0], tmp_path)

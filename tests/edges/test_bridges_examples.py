@@ -54,7 +54,7 @@ def sparring(*words: str) -> Any:
 
 def test_every_example_declares_itself() -> None:
     folders = [folder for folder in EXAMPLES.iterdir() if folder.is_dir()]
-    assert len(folders) >= 5
+    assert len(folders) >= 8
     for folder in folders:
         config = load_config(folder / "sparring.toml")
         assert config.model is not None
@@ -127,6 +127,17 @@ def test_the_endpoint_example(example: Callable[[str], Path]) -> None:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "script"), [("jax", "make.py"), ("huggingface", "make_model.py")])
+def test_an_example_of_another_library(name: str, script: str, example: Callable[[str], Path]) -> None:
+    example(name)
+    run(script)
+    sparring("attack", "--attack", "pgd:steps=10", "-n", "60", "--quiet")
+    result = json.loads(Path("sparring-attack/result.json").read_text())
+    assert result["clean_accuracy"]["value"] > 0.9
+    assert result["robust_accuracy"]["value"] < 0.8
 
 
 @pytest.mark.slow

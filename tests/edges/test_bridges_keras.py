@@ -285,6 +285,7 @@ PARTS: dict[str, dict[str, Any]] = {
     "saving": {"module": "keras.saving", "class_name": "load_model", "config": {"filepath": "x"}},
     "lookalike": {"module": "keras.layersx", "class_name": "Dense"},
     "no module": {"module": None, "class_name": "Dense"},
+    "no name": {"class_name": ["Lambda"]},
 }  # fmt: skip
 
 
@@ -358,7 +359,37 @@ def test_weights_that_claim_to_be_large_are_refused(changed: Callable[..., Path]
         open_keras(changed(**{"model.weights.h5": stream.getvalue()}))
 
 
-def test_a_layer_wider_than_all_weights_is_not_built(changed: Callable[..., Path]) -> None:
-    path = changed(**{"config.json": config(lambda layer: layer["config"].update(units=2**22))})
-    with pytest.raises(DataError, match="units = 4194304, but holds 195 weights in all"):
+@pytest.mark.timeout(60)
+def test_weights_with_endless_names_are_read_once(changed: Callable[..., Path]) -> None:
+    """A group that holds itself, and groups of which each holds the next one twice: 2 to the power of 40 ways."""
+    stream = io.BytesIO()
+    with h5py.File(stream, "w") as file:
+        inner = file.create_group("inner")
+        inner["again"], inner["values"] = inner, np.zeros(3)
+        for number in range(40):
+            outer = file.create_group(f"group{number}")
+            outer["a"] = outer["b"] = inner
+            inner = outer
+    with pytest.raises(DataError, match="cannot be read by Keras"):
+        open_keras(changed(**{"model.weights.h5": stream.getvalue()}))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"units": 2**22}, r"units = 4194304, but holds 195 weights in all"),
+        ({"kernel_size": [60_000, 60_000]}, r"kernel_size = \[60000, 60000\], but holds 195"),
+        ({"key_dim": 10**5}, "key_dim = 100000, but holds 195"),
+        ({"depth_multiplier": 1e9}, "depth_multiplier = 1000000000.0, but holds"),
+        ({"padding": [[0, 60_000], [0, 60_000]]}, "padding = .* 8192 at most"),
+        ({"height": -80_000}, "height = -80000; 8192 at most"),
+        ({"output_shape": [8, 8, 10**10]}, "output_shape = .*; 8192 at most"),
+        ({"batch_shape": [None, 10**10]}, "batch_shape = .*; 8192 at most"),
+    ],
+)
+def test_a_layer_that_would_take_all_memory_is_not_built(
+    settings: dict[str, Any], message: str, changed: Callable[..., Path]
+) -> None:
+    path = changed(**{"config.json": config(lambda layer: layer["config"].update(settings))})
+    with pytest.raises(DataError, match=message):
         open_keras(path)

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import copy
+import json
+import runpy
+import shutil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import tensorflow as tf
 import torch
+from typer.testing import CliRunner
 
 import sparring as sp
 from sparring.bridges import from_tensorflow
 from sparring.bridges.tensorflow import _to_tensorflow, _to_torch
+from sparring.cli import app
 from sparring.diagnosis.taylor import curvature_along
 
 RNG = np.random.default_rng(0)
@@ -71,6 +78,18 @@ def test_an_evaluation_works() -> None:
     evaluation = sp.evaluate(model, x, labels, sp.ThreatModel("linf", 0.03), attacks=["pgd:steps=5"])
     assert evaluation.clean_accuracy == 1
     assert evaluation.robust_accuracy < 0.5
+
+
+def test_the_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(Path(__file__).resolve().parents[2] / "examples" / "bridges" / "tensorflow", tmp_path / "example")
+    monkeypatch.chdir(tmp_path / "example")
+    monkeypatch.syspath_prepend(str(tmp_path / "example"))
+    runpy.run_path("make.py", run_name="__main__")
+    result = CliRunner().invoke(app, ["attack", "--attack", "fgsm", "-n", "60", "--quiet"])
+    assert result.exit_code == 0, result.output
+    found = json.loads(Path("sparring-attack/result.json").read_text())
+    assert found["clean_accuracy"]["value"] > 0.9
+    assert found["robust_accuracy"]["value"] < 0.8
 
 
 def test_second_derivatives_come_through() -> None:

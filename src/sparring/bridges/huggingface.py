@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from sparring.errors import DataError, MissingExtraError, ModelError
@@ -27,6 +28,8 @@ ELSEWHERE = {
     **dict.fromkeys(("backbone", "use_timm_backbone", "use_pretrained_backbone", "architecture"), _PLACE),
 }
 """Settings that make the library import code, or open or download another model."""
+DEEP = ("layers", "depths", "blocks", "repeats")
+"""What settings that count layers have in their names."""
 PLAIN = ("eager", "sdpa")
 """Ways to compute attention that come with the library itself."""
 
@@ -77,8 +80,9 @@ def open_huggingface(folder: str | Path) -> HuggingFaceModel:
     the extra "huggingface".
     """
     folder = Path(folder)
-    _check_config(folder / CONFIG, _read(folder / CONFIG))
-    _check_weights(folder)
+    config = _read(folder / CONFIG)
+    _check_config(folder / CONFIG, config)
+    _check_depth(folder / CONFIG, config, _check_weights(folder))
     preprocessing = _read(folder / PREPROCESSING) if kind_of(folder / PREPROCESSING) == "file" else None
     try:
         from transformers import AutoModelForImageClassification, utils
@@ -98,7 +102,10 @@ def open_huggingface(folder: str | Path) -> HuggingFaceModel:
                 output_loading_info=True,
             )
     except Exception as error:  # a library of hundreds of architectures meets arbitrary files
-        raise ModelError(f"{folder} could not be loaded as an image classifier: {reason(error)}") from error
+        said = reason(error)
+        if "ignore_mismatched_sizes" in said:  # the library's advice, without what is wrong
+            said = f"its weights have other shapes than {CONFIG} declares"
+        raise ModelError(f"{folder} could not be loaded as an image classifier: {said}") from error
     finally:
         logging.set_verbosity(loud)
         if bars:
@@ -135,6 +142,15 @@ def _check_config(file: Path, config: Mapping[str, Any]) -> None:
         raise DataError(f"{file} declares {labels} classes; at most {MOST_LABELS} are read")
 
 
+def _check_depth(file: Path, config: Mapping[str, Any], tensors: int) -> None:
+    """More layers than the folder has tensors have no weights there; the library would build them one by one."""
+    for key, value in _settings(config):
+        counts = value if isinstance(value, list) else [value]
+        most = max((count for count in counts if isinstance(count, (int, float))), default=0)
+        if any(word in key for word in DEEP) and most > tensors:
+            raise DataError(f"{file} declares {key} = {value}, but the folder holds {tensors} tensors in all: refused")
+
+
 def _settings(config: Any) -> Iterator[tuple[str, Any]]:
     """Every key with its value, however deep."""
     waiting = [config]
@@ -160,15 +176,15 @@ def _offline() -> Iterator[None]:
         constants.HF_HUB_OFFLINE = before
 
 
-def _check_weights(folder: Path) -> None:
-    """Safetensors, in this folder and nowhere else."""
+def _check_weights(folder: Path) -> int:
+    """Safetensors, in this folder and nowhere else. Returns how many tensors there are."""
     if kind_of(folder / ADAPTER) != "missing":
         raise DataError(
             f"{folder} holds an adapter ({ADAPTER}) to a model of another place, which is not read: merge the two and "
             "save the result"
         )
     if kind_of(folder / WEIGHTS) == "file":
-        return
+        return _tensors(folder / WEIGHTS)
     if kind_of(folder / INDEX) != "file":
         pickles = sorted(
             path.name for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pth", ".pkl", ".h5")
@@ -181,10 +197,21 @@ def _check_weights(folder: Path) -> None:
     places = _read(folder / INDEX).get("weight_map")
     if not isinstance(places, dict):
         raise DataError(f"{folder / INDEX} has no weight_map")
+    found = 0
     for place in sorted(set(map(str, places.values()))):
         if Path(place).name != place or not place.endswith(".safetensors") or (folder / place).is_symlink():
             raise DataError(f"{folder / INDEX} names {place!r}, which is no safetensors file of that folder: refused")
         existing_file(folder / place, "the weights file")
+        found += _tensors(folder / place)
+    return found
+
+
+def _tensors(file: Path) -> int:
+    try:
+        with safe_open(file, framework="pt") as held:
+            return len(held.keys())
+    except (SafetensorError, OSError, ValueError) as error:
+        raise DataError(f"{file} cannot be read: {reason(error)}; copy or download it again") from error
 
 
 def _normalisation(declared: Mapping[str, Any]) -> tuple[list[float], list[float]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -27,6 +28,13 @@ CODE = {
 }
 """Parts that run code of the file's author, or read other files."""
 PLAIN = {"__keras_tensor__", "__tensor__", "__numpy__", "__ellipsis__", "__slice__", "__complex__", "__none__"}
+WIDTHS = {
+    *("units", "filters", "kernel_size", "input_dim", "output_dim", "depth_multiplier"),
+    *("num_heads", "key_dim", "value_dim", "head_dim", "num_query_heads", "num_key_value_heads"),
+}
+"""Settings of layers that have so many weights at least."""
+LENGTHS, LONGEST = {"padding", "size", "height", "width", "n", "output_shape", "input_shape", "batch_shape"}, 8192
+"""Settings of layers that make pictures larger, or say that they are."""
 _OWN = 'Where you trust it, build the model in a function of your own and name that: load_model("my_model.py:function")'
 BARE = {"Sequential", "Functional", "Model", "DTypePolicy", "FloatDTypePolicy", "Variable", "Input", "KerasTensor"}
 """Classes that stand directly in `keras`."""
@@ -53,7 +61,8 @@ def checked(path: Path) -> None:
     model = {key: value for key, value in config.items() if key != "compile_config"}  # optimiser and loss: never read
     for part in _parts(model):
         _check_part(path, part)
-        _check_width(path, part.get("config"), numbers)
+        for settings in (part.get("config"), part.get("build_config")):
+            _check_width(path, settings, numbers)
 
 
 def _check_members(path: Path, archive: zipfile.ZipFile) -> None:
@@ -90,9 +99,7 @@ def _check_weights(path: Path, content: bytes) -> int:
         raise MissingExtraError("a .keras file", "keras") from None
     try:
         with h5py.File(io.BytesIO(content), "r") as file:
-            for place in _links(file, h5py):
-                raise DataError(f"{path}: its weights lead to another file ({place!r}): refused")
-            sizes = [(str(d.name), d.id.get_storage_size(), d.nbytes, d.size) for d in _datasets(file, h5py)]
+            sizes = [(str(d.name), d.id.get_storage_size(), d.nbytes, d.size) for d in _datasets(path, file, h5py)]
         for name, stored, size, _ in sizes:
             _check_size(path, name, stored, size)
         return sum(count for *_, count in sizes)
@@ -102,24 +109,25 @@ def _check_weights(path: Path, content: bytes) -> int:
         raise DataError(f"{path}: its weights cannot be read: {reason(error)}") from error
 
 
-def _links(group: Any, h5py: Any) -> Iterator[str]:
-    for name in group:
-        if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-            yield f"{group.name}/{name}"
-            continue
-        found = group[name]
-        if isinstance(found, h5py.Group):
-            yield from _links(found, h5py)
-        elif isinstance(found, h5py.Dataset) and (found.external or found.is_virtual):
-            yield str(found.name)
-
-
-def _datasets(group: Any, h5py: Any) -> Iterator[Any]:
-    for found in group.values():
-        if isinstance(found, h5py.Group):
-            yield from _datasets(found, h5py)
-        elif isinstance(found, h5py.Dataset):
-            yield found
+def _datasets(path: Path, file: Any, h5py: Any) -> Iterator[Any]:
+    """Every dataset once, however many names lead there. Raises `DataError` for a way out of the file."""
+    waiting, seen = [file], set()
+    while waiting:
+        group = waiting.pop()
+        for name in group:
+            plain = isinstance(group.get(name, getlink=True), h5py.HardLink)
+            found = group[name] if plain else None
+            if not plain or (isinstance(found, h5py.Dataset) and (found.external or found.is_virtual)):
+                place = f"{group.name}/{name}"
+                raise DataError(f"{path}: its weights lead to another file ({place!r}): refused")
+            place = h5py.h5o.get_info(found.id).addr
+            if place in seen:
+                continue
+            seen.add(place)
+            if isinstance(found, h5py.Group):
+                waiting.append(found)
+            elif isinstance(found, h5py.Dataset):
+                yield found
 
 
 def _parts(config: Any) -> Iterator[dict[str, Any]]:
@@ -138,6 +146,8 @@ def _parts(config: Any) -> Iterator[dict[str, Any]]:
 def _check_part(path: Path, part: dict[str, Any]) -> None:
     name, module = str(part["class_name"]), part.get("module")
     said = f"{module}.{name}" if module else name
+    if not isinstance(part["class_name"], str) or not isinstance(module, (str, type(None))):
+        raise DataError(f"{path} holds a part whose class is {said[:80]}, which is no name: refused")
     if name in CODE:
         raise DataError(
             f"{path} holds a {name} layer, which runs code of the file's author or reads other files: refused. {_OWN}"
@@ -155,10 +165,23 @@ def _check_part(path: Path, part: dict[str, Any]) -> None:
 
 
 def _check_width(path: Path, config: Any, numbers: int) -> None:
-    """A layer that is wider than all weights together has none here; building it could take all memory."""
-    for key in ("units", "filters", "input_dim", "output_dim"):
-        width = config.get(key) if isinstance(config, dict) else None
-        if isinstance(width, (int, float)) and width > numbers:
+    """A layer that is wider than all weights together has none here; building it could take all memory. So could what a
+    layer without weights makes of a small picture.
+    """
+    for key, value in config.items() if isinstance(config, dict) else ():
+        sizes = [abs(size) for size in _numbers(value)]
+        if key in WIDTHS and math.prod(size for size in sizes if size) > numbers:
             raise DataError(
-                f"{path} declares a layer with {key} = {width}, but holds {numbers} weights in all: refused"
+                f"{path} declares a layer with {key} = {value}, but holds {numbers} weights in all: refused"
             )
+        if key in LENGTHS and max(sizes, default=0) > max(LONGEST, numbers):
+            raise DataError(f"{path} declares a layer with {key} = {value}; {LONGEST} at most is read: refused")
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    """Those in a setting, in lists of lists too."""
+    if isinstance(value, (list, tuple)):
+        for part in value:
+            yield from _numbers(part)
+    elif isinstance(value, (int, float)):
+        yield value
