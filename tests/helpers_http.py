@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 TRICKLES = {
     "slow answer": (b"200 OK\r\ncontent-length: 100000\r\n\r\n", b" "),
@@ -25,6 +25,19 @@ TRICKLES = {
     "promises": (b"100 Continue\r\n\r\n", b"HTTP/1.1 100 Continue\r\n\r\n"),
 }
 Model = Callable[[Tensor], Tensor]
+
+
+def network() -> nn.Module:
+    """Three classes of pictures of 1 x 4 x 4."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        return nn.Sequential(nn.Flatten(), nn.Linear(16, 12), nn.Tanh(), nn.Linear(12, 3)).eval()
+
+
+def labelled(net: nn.Module) -> tuple[Tensor, Tensor]:
+    """Six pictures, and what the network takes them for."""
+    images = torch.rand(6, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    return images, net(images).argmax(1)
 
 
 @dataclass

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.helpers_http import TRICKLES, Service, serving, toml
+from tests.helpers_http import TRICKLES, Service, labelled, network, serving, toml
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
@@ -31,8 +31,7 @@ RESET = "reset"
 
 @pytest.fixture(scope="module")
 def net() -> nn.Module:
-    torch.manual_seed(3)
-    return nn.Sequential(nn.Flatten(), nn.Linear(16, 12), nn.Tanh(), nn.Linear(12, 3)).eval()
+    return network()
 
 
 @pytest.fixture
@@ -43,8 +42,7 @@ def service(net: nn.Module) -> Iterator[Service]:
 
 @pytest.fixture
 def data(net: nn.Module) -> tuple[Tensor, Tensor]:
-    images = torch.rand(6, 1, 4, 4, generator=torch.Generator().manual_seed(0))
-    return images, net(images).argmax(1)
+    return labelled(net)
 
 
 def remote(file: Path, pauses: list[float] | None = None) -> Remote:

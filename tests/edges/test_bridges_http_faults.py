@@ -14,9 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from tests.helpers_http import Service, serving
-from torch import Tensor, nn
+from tests.helpers_http import Service, labelled, network, serving
 
 import sparring as sp
 from sparring.black_box import BlackBox
@@ -37,22 +35,14 @@ ATTACKS = {
 THREAT = sp.ThreatModel("linf", 0.02)
 
 
-@pytest.fixture(scope="module")
-def net() -> nn.Module:
-    torch.manual_seed(3)
-    return nn.Sequential(nn.Flatten(), nn.Linear(16, 12), nn.Tanh(), nn.Linear(12, 3)).eval()
+NET = network()
+DATA = labelled(NET)
 
 
 @pytest.fixture
-def service(net: nn.Module) -> Iterator[Service]:
-    with serving(net) as running:
+def service() -> Iterator[Service]:
+    with serving(NET) as running:
         yield running
-
-
-@pytest.fixture
-def data(net: nn.Module) -> tuple[Tensor, Tensor]:
-    images = torch.rand(6, 1, 4, 4, generator=torch.Generator().manual_seed(0))
-    return images, net(images).argmax(1)
 
 
 def often(seed: int, n: int = 3000) -> list[Any]:
@@ -70,19 +60,19 @@ def impatient(file: Path, pauses: list[float] | None = None) -> BlackBox:
 
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_an_attack_survives_a_service_that_fails_every_third_time(
-    attack: str, service: Service, data: tuple[Tensor, Tensor], net: nn.Module, tmp_path: Path
+    attack: str, service: Service, tmp_path: Path
 ) -> None:
     answers, access, service.reply = ATTACKS[attack]
-    there = sp.evaluate(BlackBox(net, access, 3), *data, THREAT, attacks=[attack])
+    there = sp.evaluate(BlackBox(NET, access, 3), *DATA, THREAT, attacks=[attack])
     service.faults, pauses = often(0), []
     keys = {"answers": answers, "classes": 3, "retries": 12}
     for cap in (41, 90):
         with pytest.raises(QueriesSpentError, match=f"cap of {cap} pictures"):
-            sp.evaluate(impatient(service.declared(tmp_path, max_queries=cap, **keys)), *data, THREAT, attacks=[attack])
+            sp.evaluate(impatient(service.declared(tmp_path, max_queries=cap, **keys)), *DATA, THREAT, attacks=[attack])
         assert len(service.pictures) == cap, "what reached the server, faults included, is what was allowed"
     service.faults[:0] = [FAULTS[1], FAULTS[3], FAULTS[3]]
     box = impatient(service.declared(tmp_path, max_queries=5000, **keys), pauses)
-    here = sp.evaluate(box, *data, THREAT, attacks=[attack])
+    here = sp.evaluate(box, *DATA, THREAT, attacks=[attack])
     assert [(r.broken_by, r.prediction) for r in here.records] == [(r.broken_by, r.prediction) for r in there.records]
     assert [r.distance for r in here.records] == pytest.approx([r.distance for r in there.records])
     assert isinstance(box.inner, Remote)
@@ -91,19 +81,17 @@ def test_an_attack_survives_a_service_that_fails_every_third_time(
     assert kept == len(service.answered) == len(set(service.answered)), "a picture was paid for twice"
     assert pauses[:3] == [3.0, 1.0, 2.0], "as long as the service asked, and longer for every fault in a row"
     again = len(service.pictures)
-    sp.evaluate(impatient(tmp_path / "endpoint.toml"), *data, THREAT, attacks=[attack])
+    sp.evaluate(impatient(tmp_path / "endpoint.toml"), *DATA, THREAT, attacks=[attack])
     assert len(service.pictures) == again
 
 
-def test_a_batch_with_too_few_answers_is_not_kept(
-    service: Service, data: tuple[Tensor, Tensor], tmp_path: Path
-) -> None:
+def test_a_batch_with_too_few_answers_is_not_kept(service: Service, tmp_path: Path) -> None:
     keys = {"batch": 3, "body": {"instances": ["{array}"]}, "response": "out.*"}
     for wrong in (lambda s: {"out": s[:2].tolist()}, lambda s: {"out": [*s.tolist(), [0, 0, 0]]}, lambda s: {"out": 3}):
         service.reply = wrong
         box = impatient(service.declared(tmp_path, **keys))
         with pytest.raises(sp.errors.EndpointError, match=r"answers to 3 pictures|at '\*' there is 3"):
-            box(data[0])
+            box(DATA[0])
         assert isinstance(box.inner, Remote)
         assert box.inner.ledger.totals()[1] == 0
     assert box.inner.ledger.totals()[0] == len(service.pictures) == 9
@@ -122,14 +110,12 @@ print([(r.broken_by, r.prediction) for r in found.records])
 
 @pytest.mark.slow
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_a_client_that_is_killed_goes_on_without_asking_twice(
-    attack: str, service: Service, data: tuple[Tensor, Tensor], net: nn.Module, tmp_path: Path
-) -> None:
+def test_a_client_that_is_killed_goes_on_without_asking_twice(attack: str, service: Service, tmp_path: Path) -> None:
     """SIGKILL in the middle of the work, twice: only an answer on its way at that moment is asked for again."""
     answers, access, service.reply = ATTACKS[attack]
-    there = sp.evaluate(BlackBox(net, access, 3), *data, THREAT, attacks=[attack])
+    there = sp.evaluate(BlackBox(NET, access, 3), *DATA, THREAT, attacks=[attack])
     service.declared(tmp_path, max_queries=400, answers=answers, classes=3)
-    np.savez(tmp_path / "data.npz", images=data[0].numpy(), labels=data[1].numpy())
+    np.savez(tmp_path / "data.npz", images=DATA[0].numpy(), labels=DATA[1].numpy())
     command = [sys.executable, "-c", CHILD, attack]
     for _ in range(2):
         before = len(service.pictures)

@@ -116,7 +116,7 @@ def _datasets(path: Path, file: Any, h5py: Any) -> Iterator[Any]:
         group = waiting.pop()
         for name in group:
             plain = isinstance(group.get(name, getlink=True), h5py.HardLink)
-            found = group[name] if plain else None
+            found: Any = group[name] if plain else None
             if not plain or (isinstance(found, h5py.Dataset) and (found.external or found.is_virtual)):
                 place = f"{group.name}/{name}"
                 raise DataError(f"{path}: its weights lead to another file ({place!r}): refused")
