@@ -151,12 +151,17 @@ def _along(case: Case, norm: str) -> tuple[torch.Tensor, list[ThreatModel]]:
 
 def loss_line(case: Case, norm: str) -> Line:
     """Cross-entropy (for a target, minus its cross-entropy) along FGSM's steps, and L(x) + ∇L·δ for the same steps."""
+    known = case.memory.get(("line", norm))
+    if isinstance(known, Line):
+        return known
     logits, threats = _along(case, norm)
     reference = case.goal.reference.expand(len(logits))
     true = cross_entropy(logits, type(case.goal)(reference))
     steps = torch.cat([case.stepped(threat) - case.image for threat in threats])
     straight = case.ray.values + (steps * case.ray.grad).flatten(1).sum(1)
-    return Line(norm, tuple(t.eps for t in threats), tuple(true.tolist()), tuple(straight.tolist()))
+    line = Line(norm, tuple(t.eps for t in threats), tuple(true.tolist()), tuple(straight.tolist()))
+    case.memory["line", norm] = line
+    return line
 
 
 def _level(point: Point) -> int:

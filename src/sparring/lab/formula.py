@@ -54,7 +54,7 @@ def walk(case: Case, threat: ThreatModel) -> Walk:
     moved = case.stepped(threat)
     grad, step = case.ray.grad, moved - case.image
     reference = type(case.goal)(case.goal.reference)
-    after = cross_entropy(case.asked(moved), reference)
+    after = cross_entropy(case.after_one_step(threat)[None], reference)
     chosen = _chosen(grad.flatten(), step.flatten(), threat)
     _, height, width = case.image.shape[1:]
     x, slopes, steps = case.image.flatten(), grad.flatten(), step.flatten()

@@ -85,7 +85,15 @@ class Desk:
             for case, attack, seen in self.play.shown(settings, upload):
                 yield self._answered(settings, case, attack, seen)
         except SparringError as error:
-            yield [gr.skip(), gr.skip(), panels.error(str(error)), gr.skip(), gr.skip(), gr.skip()]
+            yield [self._unattacked(controls), gr.skip(), panels.error(str(error)), gr.skip(), gr.skip(), gr.skip()]
+
+    def _unattacked(self, controls: Sequence[Any]) -> Any:
+        """The picture as it is, for where it cannot be attacked as wished; what is shown stays if there is none."""
+        try:
+            picture = self._picture(shown(self.play.case(*_settings(controls)).image[0]))
+        except SparringError:
+            return gr.skip()
+        return picture, picture
 
     def _answered(self, settings: Settings, case: Any, attack: Any, seen: Shown) -> list[Any]:
         threat = seen.attempt.threat
@@ -95,7 +103,7 @@ class Desk:
         if ready is not None:
             line = drawn.loss_line(case, settings.norm) if case.offers_gradients else None
             curve = panels.curves(case, ready, line, settings.level)
-        noise = gr.Image(value=self._picture(seen.change), label=f"change, times {seen.gain:g}, on grey")
+        noise = gr.update(value=self._picture(seen.change), label=f"change, times {seen.gain:g}, on grey")
         said = panels.answer(case, seen.attempt, seen.running)
         pair = self._picture(seen.original), self._picture(seen.adversarial)
         return [pair, noise, said, formula, curve, f"?{settings.query()}"]
@@ -115,6 +123,7 @@ class Desk:
         *plain, transforms, detectors = controls
         settings, upload = _settings(plain)
         case, attack = self.play.case(settings, upload), chosen_attack(settings.attack)
+        yield panels.note(layering.unfitted(case, detectors or ()) or "working …")
         stack = layering.built(case, transforms or (), detectors or ())
         threat = threat_at(settings.norm, settings.level, case.subject.size)
         rows = []
@@ -128,12 +137,10 @@ class Desk:
         """Standard beside hardened."""
         settings, upload = _settings(controls)
         case, attack = self.play.case(settings, upload), chosen_attack(settings.attack)
-        yield panels.rivals((), "loading the hardened model; the first time it is trained …")
+        yield panels.note("loading the hardened model; the first time it is trained …")
         other = beside.hardened_case(case)
         if other is None:
-            yield panels.rivals(
-                (), f"No hardened version of {case.subject.name} is known: name its weights, --hardened."
-            )
+            yield panels.note(f"No hardened version of {case.subject.name} is known: name its weights, --hardened.")
             return
         threat = threat_at(settings.norm, settings.level, case.subject.size)
         found = []
@@ -148,7 +155,7 @@ class Desk:
         settings, upload = _settings(controls)
         case = self.play.case(settings, upload)
         shots = []
-        yield panels.gallery(case, (), done=False)
+        yield panels.note(layering.unfitted(case, (beside.DETECTOR,)) or "working …")
         for shot in beside.gallery(case, settings.level):
             shots.append(shot)
             yield panels.gallery(case, shots, done=len(shots) == len(beside.GALLERY))

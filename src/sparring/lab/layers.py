@@ -51,6 +51,14 @@ def usable_detectors() -> tuple[str, ...]:
     return tuple(name for name, kind in DETECTORS.items() if not kind.learns)
 
 
+def unfitted(case: Case, detectors: Sequence[str]) -> str:
+    """What the page says while detectors are fitted; empty where all of them are."""
+    waiting = [name for name in detectors if name not in case.subject.fitted]
+    if not waiting:
+        return ""
+    return f"fitting {', '.join(waiting)} on {case.subject.clean_are}; that takes a while the first time …"
+
+
 def built(case: Case, transforms: Sequence[str], detectors: Sequence[str]) -> Stack:
     """The stack around the bare model, its detectors fitted on the subject's clean images (once)."""
     fitted = [_fitted(case, name) for name in detectors]

@@ -18,6 +18,9 @@ from sparring.norms import NORMS
 CSS = Path(__file__).with_name("lab.css")
 SHARE = """(query) => { history.replaceState(null, "", query);
   return window.location.origin + window.location.pathname + query; }"""
+TYPING = """() => document.addEventListener('click', event => {
+  if (event.target.matches('#target input, #attack input, #model input')) event.target.select(); })"""
+"""What is typed into a dropdown takes the place of what it says: of a thousand classes only a hundred are listed."""
 QUIET: dict[str, Any] = {"show_progress": "hidden"}
 
 
@@ -130,9 +133,9 @@ def _choices(models: tuple[str, ...], first: str) -> dict[str, Any]:
     example = gr.Textbox(visible="hidden", elem_id="example")
     model = gr.Dropdown(list(models), value=first, label="Model", elem_id="model")
     with gr.Row():
-        norm = gr.Radio(list(NORMS), value="linf", label="Norm", elem_id="norm", min_width=260)
+        norm = gr.Radio(list(NORMS), value="linf", label="Norm", elem_id="norm", scale=2, min_width=300)
         attack = gr.Dropdown(
-            list(attacks_in("linf")), value="fgsm", label="Attack", elem_id="attack", filterable=True, min_width=110
+            list(attacks_in("linf")), value="fgsm", label="Attack", elem_id="attack", scale=1, min_width=110
         )
     target = gr.Dropdown([("any other class", -1)], value=-1, label="Target", elem_id="target")
     with gr.Accordion("Parameters of the attack", open=False):
@@ -168,6 +171,7 @@ def _wired(blocks: gr.Blocks, desk: Desk, p: Parts) -> None:
     subject = {"fn": desk.subject, "inputs": p.model, "outputs": [p.examples, p.target, p.transforms], **QUIET}
     opened = blocks.load(desk.restore, None, [*p.controls[1:], p.attack], **QUIET)
     opened.then(**subject)
+    blocks.load(None, js=TYPING)
     then(opened)
     switched = p.model.input(desk.switched, p.model, [p.upload, p.example, p.target], **QUIET)
     switched.then(**subject)

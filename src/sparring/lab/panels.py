@@ -29,6 +29,12 @@ def error(message: str) -> str:
     )
 
 
+def note(message: str) -> str:
+    """What is being waited for, or why there is nothing to show."""
+    text = '<div class="lab"><p class="small" role="status">{{ m }}</p></div>'
+    return _environment().from_string(text).render(m=message)
+
+
 def answer(case: Case, attempt: Attempt, running: str | None) -> str:
     """Predictions before and after. running: the attack whose answer is still to come, None if this is it."""
     names = case.subject.names
@@ -44,6 +50,7 @@ def answer(case: Case, attempt: Attempt, running: str | None) -> str:
         truth=truth,
         done=running is None,
         running=running,
+        spent=f"{255 * attempt.distance:.3g}/255" if attempt.threat.norm == "linf" else f"{attempt.distance:.4g}",
         reused=attempt.attack == str(ONE_STEP),
     )
 
@@ -86,10 +93,8 @@ def layers(stack: Stack, clean_are: str, verdicts: Sequence[Verdict], *, done: b
     return _rendered("layers", stack=str(stack), clean_are=about, verdicts=verdicts, done=done)
 
 
-def rivals(sides: Sequence[tuple[Side, Confidence]], why: str = "") -> str:
-    """Standard beside hardened; `why` there is nothing to compare."""
-    if not sides:
-        return _rendered("rivals", sides=(), why=why)
+def rivals(sides: Sequence[tuple[Side, Confidence]]) -> str:
+    """Standard beside hardened."""
     scale = 255.0 if sides[0][1].norm == "linf" else 1.0
     lines = [
         Curve(side.name, look, [(p.eps * scale, p.label) for p in curve.points])
@@ -102,9 +107,7 @@ def rivals(sides: Sequence[tuple[Side, Confidence]], why: str = "") -> str:
         y_label="confidence in the first answer",
         percent=True,
     )
-    return _rendered(
-        "rivals", sides=[side for side, _ in sides], flips=[_flip(curve) for _, curve in sides], plot=plot, why=""
-    )
+    return _rendered("rivals", sides=[side for side, _ in sides], flips=[_flip(curve) for _, curve in sides], plot=plot)
 
 
 def gallery(case: Case, shots: Sequence[Shot], *, done: bool) -> str:

@@ -36,8 +36,9 @@ def line_plot(
     """
     known = [replace(curve, points=[p for p in sorted(curve.points) if all(map(math.isfinite, p))]) for curve in curves]
     right = max((x for curve in known for x, _ in curve.points), default=1.0) or 1.0
-    low, high = (0.0, 1.0) if percent else _range([y for c in known if c.look != "straight" for _, y in c.points])
-    scale = Scale(right, low, high)
+    heights = [y for curve in known if curve.look != "straight" for _, y in curve.points]
+    low, high, steps = (0.0, 1.0, 4) if percent else _range(heights)
+    scale = Scale(right, low, high, steps)
     inside = f'x="{LEFT - 3}" y="{TOP - 3}" width="{ACROSS + 6}" height="{DOWN + 6}"'
     frame = f'<svg class="inside" {inside} viewBox="{LEFT - 3} {TOP - 3} {ACROSS + 6} {DOWN + 6}">'
     drawn = "".join(
@@ -60,11 +61,12 @@ def line_plot(
 
 @dataclass(frozen=True)
 class Scale:
-    """Where a point of the plot is drawn: x from 0 to `right`, y from `low` to `high`."""
+    """Where a point of the plot is drawn: x from 0 to `right`, y from `low` to `high` in so many steps."""
 
     right: float
     low: float
     high: float
+    steps: int
 
     def at(self, x: float, y: float) -> tuple[float, float]:
         """Across and down."""
@@ -73,10 +75,10 @@ class Scale:
 
 
 def _grid(scale: Scale, percent: bool) -> Iterator[str]:
-    for step in range(5):
-        y = scale.low + (scale.high - scale.low) * step / 4
+    for step in range(scale.steps + 1):
+        y = scale.low + (scale.high - scale.low) * step / scale.steps
         _, down = scale.at(0, y)
-        text = f"{100 * y:.0f} %" if percent else _tick(y, scale.high)
+        text = f"{100 * y:.0f} %" if percent else f"{y:.4g}"
         yield f'<line class="grid" x1="{LEFT}" x2="{LEFT + ACROSS}" y1="{down}" y2="{down}"/>'
         yield f'<text x="{LEFT - 6}" y="{down + 4}" text-anchor="end">{text}</text>'
     for step in range(6):
@@ -96,12 +98,17 @@ def _line(scale: Scale, curve: Curve) -> str:
     return f'<polyline class="{curve.look}" points="{" ".join(f"{x},{y}" for x, y in places)}"/>{dots}'
 
 
-def _tick(value: float, most: float) -> str:
-    return f"{value:.0f}" if most >= 10 else f"{value:.2f}" if most >= 0.1 else f"{value:.1e}"
+def _range(ys: Sequence[float]) -> tuple[float, float, int]:
+    """Round ends around what is drawn and how many steps of 1, 2 or 5 lie between them; from 0 where everything lies
+    above it, so that small slopes look small.
+    """
+    low, high = min([0.0, *ys]), max(ys, default=1.0)
+    step = _round_step((high - low) / 5 or 1.0)
+    first, last = math.floor(low / step), math.ceil(high / step)
+    return first * step, max(last, first + 1) * step, max(last - first, 1)
 
 
-def _range(ys: Sequence[float]) -> tuple[float, float]:
-    """A little more than what is drawn; from 0 where everything lies above it, so that small slopes look small."""
-    low, high = min(ys, default=0.0), max(ys, default=1.0)
-    room = 0.15 * (high - low) or 1.0
-    return (0.0 if low >= 0 else low - room), high + room
+def _round_step(least: float) -> float:
+    """The smallest of 1, 2, 5, 10 times a power of ten that is not below `least`."""
+    power = 10.0 ** math.floor(math.log10(least))
+    return next((k * power for k in (1, 2, 5) if k * power >= least), 10 * power)

@@ -1,4 +1,4 @@
-"""Files that the page serves: written once and whole, by what is in them, and not more than a few hundred."""
+"""Files that the page serves: written once, by what is in them, and not more than a few hundred."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ import threading
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from pathlib import Path
-
-from sparring.files import write_whole
 
 KEPT = 400
 """Files that are kept."""
@@ -36,7 +34,8 @@ class Shop:
         path = self.folder / hashlib.sha256(content).hexdigest()[:24] / name
         with self._lock:
             if path not in self._known:
-                write_whole(path, content)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)  # nobody knows the path before it is returned
             self._known[path] = None
             self._known.move_to_end(path)
             while len(self._known) > KEPT:
