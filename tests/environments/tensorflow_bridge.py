@@ -72,6 +72,18 @@ def test_memory_is_shared_and_nothing_is_changed() -> None:
     assert copy.deepcopy(model)(x).equal(model(x))
 
 
+def test_memory_that_begins_anywhere_is_fine() -> None:
+    """TensorFlow ends the whole program where a kernel meets memory that is not aligned, as numpy's often is."""
+    model, x = from_tensorflow(net), images(5)
+    known = model(x)
+    for offset in (1, 4, 8):
+        moved = torch.empty(x.numel() + offset)[offset:].view_as(x).copy_(x).requires_grad_()
+        assert moved.data_ptr() % 64
+        scores = model(moved)
+        assert torch.allclose(scores, known, atol=1e-5)
+        assert torch.autograd.grad(scores.sum(), moved)[0].isfinite().all()
+
+
 def test_an_evaluation_works() -> None:
     x, model = images(40), from_tensorflow(net)
     labels = model(x).argmax(1)

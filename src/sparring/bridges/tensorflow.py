@@ -13,6 +13,9 @@ from torch import Tensor
 from sparring.bridges.through import Foreign, Pullback
 from sparring.errors import InputError, MissingExtraError
 
+LINE = 64
+"""Bytes; what TensorFlow's kernels want memory to be aligned to."""
+
 
 class TensorFlowModel(Foreign):
     """What `from_tensorflow` returns.
@@ -142,8 +145,11 @@ def _library() -> ModuleType:
 
 
 def _to_tensorflow(tensor: Tensor) -> Any:
-    """Without a copy where both frameworks see the memory."""
-    capsule = torch.to_dlpack(tensor)  # type: ignore[attr-defined]
+    """Without a copy, unless the memory begins where TensorFlow ends the program: its kernels read whole lines, and
+    arrays of numpy and slices often begin elsewhere.
+    """
+    aligned = tensor if tensor.data_ptr() % LINE == 0 else tensor.clone()
+    capsule = torch.to_dlpack(aligned)  # type: ignore[attr-defined]
     return _library().experimental.dlpack.from_dlpack(capsule)
 
 
