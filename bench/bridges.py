@@ -229,7 +229,7 @@ def table(found: dict[str, Any]) -> str:
         loss = f"{100 * kept['loss']:.0f} %" if "loss" in kept else ""
         cells = bridge, size, f"{kept['own_ms']:.1f}", f"{100 * kept['overhead']:.0f} %", f"{low} to {high} %", loss
         lines.append("| " + " | ".join((*cells, f"{100 * default['overhead']:.0f} %")) + " |")
-    return "\n".join(lines).replace("| -", "| −")
+    return "\n".join(lines).replace("-0 %", "0 %").replace("| -", "| −")
 
 
 def main() -> None:
