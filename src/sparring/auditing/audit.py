@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sparring.attacks import Attack
-from sparring.auditing import checks, curves, insight, proofs, remedies, strength
+from sparring.auditing import checks, curves, draws, insight, proofs, remedies, strength
 from sparring.auditing.compose import Draft, compose
 from sparring.auditing.findings import FINDINGS
 from sparring.auditing.pictures import first_broken
@@ -132,7 +132,7 @@ def _investigate(request: Request, ready: Preflight, proof: proofs.Proof | None)
     draft = Draft(evaluation, list(ready.findings), proof=proof)
     try:
         if evaluation.complete and random:
-            evaluation, draft.drawn = remedies.judged_by_draws(request, evaluation)
+            evaluation, draft.drawn = draws.judged(request, evaluation)
         elif evaluation.complete:
             _look_closer(request, ready, draft)
             if draft.contradicted and DISPROVED not in evaluation.warnings:

@@ -13,8 +13,8 @@ from sparring.attacks import Attack
 from sparring.auditing import proofs, sections
 from sparring.auditing.baseline import NAMED, compare_reports, regression
 from sparring.auditing.checks import standing
+from sparring.auditing.draws import mean_of
 from sparring.auditing.proofs import Proof
-from sparring.auditing.remedies import mean_of
 from sparring.auditing.replay import with_replay
 from sparring.auditing.report import Attacker, Curve, Finding, Gate, Interval, Picture, Report, Subject
 from sparring.auditing.request import Request
