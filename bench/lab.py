@@ -5,7 +5,8 @@
 
 A move counts as answered when the text and the pictures are new and loaded. The answer may take four times the model's
 bare forward and backward pass on that picture and 0.3 s. The bare pass is timed right before each move, so that both
-see the same machine; medians of both are compared. The curves come afterwards and are timed on their own.
+see the same machine; medians of both are compared. Beside other work the 0.3 s are not: so the CPU seconds that server
+and browser spend on an answer are kept as well. The curves come afterwards and are timed on their own.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import statistics
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,27 @@ def bare(subject: Subject, place: int) -> float:
     return time.perf_counter() - start
 
 
+def spent() -> float:
+    """CPU seconds so far of this process and all below it: server, driver, browser."""
+    parents, seconds = {}, {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            fields = stat.read_text().rpartition(")")[2].split()
+            parents[int(stat.parent.name)] = int(fields[1])
+            seconds[int(stat.parent.name)] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    ours, grown = {os.getpid()}, True
+    while grown:
+        more = {pid for pid, parent in parents.items() if parent in ours} - ours
+        ours, grown = ours | more, bool(more)
+    return sum(seconds.get(pid, 0.0) for pid in ours)
+
+
+def timed(page: Any, kind: str, value: int) -> tuple[float, float]:
+    """Seconds until the answer to a move, and CPU seconds spent on it."""
+    before = spent()
+    return page.evaluate(TIMED, [kind, value]), spent() - before
+
+
 def measured(browser: Any, url: str, model: str) -> dict[str, Any]:
     """What the page of one model takes."""
     subject = Play().shelf[model]
@@ -83,13 +105,13 @@ def measured(browser: Any, url: str, model: str) -> dict[str, Any]:
         page.wait_for_timeout(2000)
         moves, pictures, curves = [], [], []
         for level in LEVELS:
-            moves.append((bare(subject, first), page.evaluate(TIMED, ["epsilon", level])))
+            moves.append((bare(subject, first), *timed(page, "epsilon", level)))
             page.wait_for_timeout(500)
         for place in (place for place in PICTURES if place != first):
             before = page.locator("#curves").inner_html()
             passes = bare(subject, place)
             start = time.perf_counter()
-            pictures.append((passes, page.evaluate(TIMED, ["picture", place])))
+            pictures.append((passes, *timed(page, "picture", place)))
             page.wait_for_function("before => document.querySelector('#curves').innerHTML !== before", arg=before)
             curves.append(time.perf_counter() - start)
             page.wait_for_timeout(1000)
@@ -98,17 +120,18 @@ def measured(browser: Any, url: str, model: str) -> dict[str, Any]:
     return {"model": model, "epsilon": told(moves), "picture": told(pictures), "curves_s": statistics.median(curves)}
 
 
-def told(pairs: list[tuple[float, float]]) -> dict[str, Any]:
-    """Bare passes and answers as one row."""
-    passes, answers = (sorted(column) for column in zip(*pairs, strict=True))
+def told(moves: list[tuple[float, float, float]]) -> dict[str, Any]:
+    """Bare passes, answers and their CPU seconds as one row."""
+    passes, answers, busy = (sorted(column) for column in zip(*moves, strict=True))
     allowed = TIMES * statistics.median(passes) + EXTRA
     return {
-        "n": len(pairs),
+        "n": len(moves),
         "bare_s": statistics.median(passes),
         "allowed_s": allowed,
         "answer_s": statistics.median(answers),
         "fastest_s": answers[0],
         "slowest_s": answers[-1],
+        "answer_cpu_s": statistics.median(busy),
         "within": sum(answer <= allowed for answer in answers),
     }
 

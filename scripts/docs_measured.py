@@ -80,7 +80,21 @@ def _missed() -> str:
     return f"{sum(not row['misses'] for row in races())} of {len(races())}"
 
 
+def _lab() -> str:
+    """The table of the lab's answers, between line ends."""
+    heads = ("model", "touched", "bare pass, s", "allowed, s", "answer, s", "its CPU s", "in time")
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for row in record("lab")["rows"]:
+        for touched in ("epsilon", "picture"):
+            one = row[touched]
+            seconds = " | ".join(f"{one[name]:.3f}" for name in ("bare_s", "allowed_s", "answer_s", "answer_cpu_s"))
+            lines.append(f"| {row['model']} | {touched} | {seconds} | {one['within']} of {one['n']} |")
+    return "\n{}\n".format("\n".join(lines))
+
+
 FIGURES: dict[str, Callable[[], str]] = {
+    "lab": _lab,
+    "lab-load": lambda: f"{record('lab')['load']:.1f}",
     "verdict-nets": lambda: str(len(verdicts())),
     "verdict-span": _span,
     "verdict-cost": _cost,
