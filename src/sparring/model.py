@@ -117,6 +117,11 @@ def frozen_eval(model: Model) -> Iterator[None]:
             parameter.requires_grad_(required)
 
 
+def hookable(model: nn.Module) -> bool:
+    """Do hooks see the parts of `model` run? Those of TorchScript run out of Python's sight."""
+    return not any(isinstance(part, torch.jit.ScriptModule) for part in model.modules())
+
+
 def logits_of(model: Model, images: Tensor) -> Tensor:
     """Call the model and check the contract: a float tensor of shape (N, classes), classes >= 2.
 

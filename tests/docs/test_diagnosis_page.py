@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from sparring.diagnosis.result import Models
+from sparring.reports.models import HEADS, cells
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -33,3 +36,16 @@ def test_what_autoattack_leaves() -> None:
     for name in ("signs", "steep-hard-sigmoid"):
         assert f"{100 * rows[name]['masked']:.1f} %" in said
         assert f"{100 * rows[name]['with_twin']:.1f} %" in said
+
+
+def test_the_same_net_with_three_activations() -> None:
+    record = json.loads((ROOT / "bench" / "results" / "diagnose" / "activations.json").read_text())
+    plain = record.pop("pgd")
+    found = Models.model_validate({name: record[name] for name in Models.model_fields})
+    said = (ROOT / "docs" / "diagnosis.md").read_text()
+    assert f"| model | {' | '.join(HEADS)} |\n" in said
+    for row in found.rows:
+        assert f"| {row.name} | {' | '.join(cells(row))} |\n" in said
+        assert f"{100 * plain[row.name]:.1f} %" in said
+        assert row.robust.value <= plain[row.name]
+        assert not row.doubts

@@ -106,7 +106,7 @@ def _models(declared: o.Declared, against: Sequence[str], effort: str, reports: 
     """The declared model and others on its data, under its threat."""
     from rich.console import Console
 
-    from sparring.diagnosis.comparison import compare_models
+    from sparring.auditing.side_by_side import compare_models
     from sparring.reports import models as rendered
 
     config, assumed = subject.with_defaults(declared.config)

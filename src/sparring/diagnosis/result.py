@@ -183,7 +183,9 @@ class Share(Plain):
 
 
 class ModelRow(Plain):
-    """One of several models. steepness: the median over images of the largest gradient norm of a lead f_y - f_j there;
+    """One of several models. clean, robust: as its audit found them; doubts: the codes of its findings that say that
+    robust can't be believed; remedied: of those that would, but for what the audit did. steepness: the median over
+    images of the largest gradient norm of a lead f_y - f_j there (None, like zero_gradients: it shows no gradient);
     layer_norms: the product of its layers' l2 norms (None where it is no chain of known ones); flat_units: the largest
     share of units at zero slope of any activation, that of layer `flattest`; milliseconds: of one image in a batch;
     passes: what the attacks spent on an image.
@@ -195,10 +197,11 @@ class ModelRow(Plain):
     milliseconds: float
     clean: Share
     robust: Share
-    warnings: tuple[str, ...]
-    steepness: float
+    doubts: tuple[str, ...]
+    remedied: tuple[str, ...]
+    steepness: float | None
     layer_norms: float | None
-    zero_gradients: float
+    zero_gradients: float | None
     flat_units: float
     flattest: str | None
     passes: float

@@ -25,12 +25,19 @@ def cells(row: ModelRow) -> tuple[str, ...]:
     return (
         _share(row.clean),
         _share(row.robust),
-        numbers.significant(row.steepness),
-        numbers.percent(row.zero_gradients),
+        "-" if row.steepness is None else numbers.significant(row.steepness),
+        "-" if row.zero_gradients is None else numbers.percent(row.zero_gradients),
         flat,
         size,
         numbers.significant(row.milliseconds),
     )
+
+
+def doubted(row: ModelRow) -> str:
+    """What its audit could not settle, else what it got around: nothing where the number can be taken as it is."""
+    if row.doubts:
+        return f"{row.name}: the robust accuracy can't be believed: {', '.join(row.doubts)}"
+    return f"{row.name}: the audit got around {', '.join(row.remedied)}" if row.remedied else ""
 
 
 def terminal(found: Models, console: Console) -> None:
@@ -43,14 +50,13 @@ def terminal(found: Models, console: Console) -> None:
     for row in found.rows:
         table.add_row(pen.line((one_line(row.name), "bold")), *map(Text, cells(row)))
     console.print(table, highlight=False)
-    for row in found.rows:
-        for warning in row.warnings:
-            console.print(pen.line((f"{one_line(row.name)}: {warning}", "yellow")), highlight=False)
+    for said in filter(None, map(doubted, found.rows)):
+        console.print(pen.line((one_line(said), "yellow")), highlight=False)
 
 
 def html(found: Models) -> str:
     """The page. Equal comparisons give equal pages; names are untrusted and escaped."""
-    rows = [(row.name, cells(row), row.warnings) for row in found.rows]
+    rows = [(row.name, cells(row), doubted(row)) for row in found.rows]
     return _environment().get_template("models.html.j2").render(found=found, heads=HEADS, rows=rows)
 
 
