@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from sparring.errors import InputError, SparringError
-from sparring.model import Model, frozen_eval, logits_of
+from sparring.model import Model, frozen_eval, hookable, logits_of
 
 CPU_TARGET = 12 * 2**20
 """Bytes of activations per batch that still live in a cache."""
@@ -61,7 +61,7 @@ def plan(model: Model, images: Tensor, batch_size: int | None = None) -> Plan:
         channels_last = _takes_channels_last(model, images[:2])
         weight = max(_activation_bytes(model, laid_out(images[:1], False)), images[0].numel() * images.element_size())
     on_cpu = images.device.type == "cpu"
-    if not isinstance(model, nn.Module):  # its activations cannot be seen
+    if not isinstance(model, nn.Module) or not hookable(model):  # its activations cannot be seen
         return Plan(batch_size or 64, channels_last)
     return Plan(batch_size or _fitting(weight, on_cpu), channels_last, on_cpu and weight < SMALL)
 
@@ -99,7 +99,7 @@ def _fitting(bytes_per_image: int, on_cpu: bool) -> int:
 
 
 def _activation_bytes(model: Model, image: Tensor) -> int:
-    if not isinstance(model, nn.Module):
+    if not isinstance(model, nn.Module) or not hookable(model):
         return 0
     total = 0
 

@@ -1,6 +1,7 @@
 """Diagnosing: repairs by hooks, random models, the call as a whole, the command."""
 
 import json
+from contextlib import contextmanager
 from unittest import mock
 
 import pytest
@@ -9,19 +10,21 @@ from torch import nn
 from typer.testing import CliRunner
 
 import sparring as sp
-from sparring.auditing import insight
+from sparring.auditing import curves, insight, remedies
+from sparring.auditing.side_by_side import compare_models
 from sparring.cli import app
-from sparring.diagnosis import transfer
+from sparring.diagnosis import transfer, work
 from sparring.diagnosis.blockers import traced
 from sparring.diagnosis.detours import Detour, Detoured
 from sparring.diagnosis.fits import Joint
-from sparring.diagnosis.lipschitz import lead_gradients
+from sparring.diagnosis.health import parameter_gradient
+from sparring.diagnosis.lipschitz import lead_gradients, sensitivity
 from sparring.diagnosis.randomised import drawn
 from sparring.diagnosis.repair import blocking, repaired
-from sparring.diagnosis.taylor import first_order
+from sparring.diagnosis.taylor import first_order, gradient
 from sparring.diagnosis.transfer import distilled, transfer_matrix
-from sparring.errors import InputError, ModelError
-from sparring.reports import html
+from sparring.errors import InputError, ModelError, UnsupportedError
+from sparring.reports import html, models
 
 THREAT = sp.ThreatModel("linf", 0.15)
 
@@ -305,6 +308,28 @@ def test_the_command_leads_the_gradient_around_a_named_part(tmp_path):
         assert isinstance(CliRunner().invoke(app, [*asked, *few, "--bpda", wrong]).exception, sp.SparringError)
 
 
+@contextmanager
+def short_remedies():
+    with (
+        mock.patch.object(remedies, "LONG", 20),
+        mock.patch.object(remedies, "SEARCH", 500),
+        mock.patch.object(curves, "STEPS", (1.0,)),
+        mock.patch.object(insight, "SAMPLE", 0),
+    ):
+        yield
+
+
+def test_a_masked_model_looks_no_better_beside_others(net, data):
+    few = (data[0][:12], data[1][:12])
+    with short_remedies():
+        found = compare_models({"plain": net, "rounded": nn.Sequential(Rounding(), net)}, *few, THREAT)
+    plain, rounded = found.rows
+    assert rounded.robust.value <= plain.robust.value + 1 / 12
+    assert "blocked-gradient" in rounded.remedied
+    assert "rounded: the audit got around" in models.html(found)
+    assert (plain.zero_gradients, rounded.zero_gradients) == (0, 1)
+
+
 def test_models_are_compared_side_by_side(tmp_path, net):
     (tmp_path / "flat.py").write_text(
         "import torch\n\n\ndef model():\n    torch.manual_seed(0)\n"
@@ -313,13 +338,15 @@ def test_models_are_compared_side_by_side(tmp_path, net):
     asked = ["compare", "-m", "digits-cnn", "-n", "20", "--eps", "0.1", "--effort", "quick"]
     page, plain = tmp_path / "m.html", tmp_path / "m.json"
     also = ["--against", f"{tmp_path}/flat.py:model", "--report", str(page), "--report", str(plain)]
-    done = CliRunner().invoke(app, [*asked, *also])
+    with short_remedies():
+        done = CliRunner().invoke(app, [*asked, *also])
     assert done.exit_code == 0, done.output
     first, second = json.loads(plain.read_text())["rows"]
     images, labels = sp.load_data("digits", n=20)
     alone = sp.evaluate(net, images, labels, sp.ThreatModel("linf", 0.1), effort="quick")
     assert first["name"] == "digits-cnn"
-    assert first["robust"]["value"] == alone.robust_accuracy.value
+    assert first["robust"]["value"] <= alone.robust_accuracy.value
+    assert (first["doubts"], first["remedied"]) == ([], [])
     assert first["flat_units"] < second["flat_units"]
     assert second["flattest"] == "2"
     assert second["zero_gradients"] > 0
@@ -361,3 +388,63 @@ def test_a_model_that_answers_nan_nearby_is_said_to(net, data):
     sure = net(images).amax(1) > 6
     with pytest.raises(ModelError, match=r"not finite along the gradient of \d+ of \d+ images"):
         first_order(burst, images[sure], labels[sure], sp.ThreatModel("linf", 0.3))
+
+
+@pytest.mark.parametrize("wrong", [{"sample": 0}, {"sample": 1.5}, {"landscapes": -1}, {"queries": -1}])
+def test_numbers_that_make_no_sense_are_refused(net, data, wrong):
+    with pytest.raises(InputError, match=next(iter(wrong))):
+        sp.diagnose(net, *data, THREAT, **wrong)
+
+
+def test_what_has_no_gradient_or_is_no_picture_is_said_to(net, data):
+    images, labels = data
+    with pytest.raises(UnsupportedError, match="by no gradient"):
+        sp.diagnose(lambda x: net(x.detach()), images, labels, THREAT, sample=4)
+    rows = nn.Linear(64, 10)
+    with pytest.raises(UnsupportedError, match="pictures"):
+        sp.diagnose(rows, images.flatten(1), labels, THREAT, sample=4, queries=10)
+    assert sp.diagnose(rows, images.flatten(1), labels, THREAT, sample=4, landscapes=1).images == 4
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_torchscript_is_diagnosed_without_hooks(data):
+    plain = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10)).eval()
+    few = (data[0][:8], data[1][:8])
+    found = sp.diagnose(torch.jit.script(plain), *few, THREAT, landscapes=0)
+    same = sp.diagnose(plain, *few, THREAT, landscapes=0)
+    assert "TorchScript" in found.notes[0]
+    assert found.sensitivity.upper is None
+    assert found.first_order == same.first_order
+
+
+class AndItself(nn.Sequential):
+    def forward(self, x):
+        return 3 * x + super().forward(x)
+
+
+def test_layers_that_run_twice_or_are_joined_otherwise_are_bounded_from_above(data):
+    shared, flat = nn.Linear(64, 64), nn.Flatten()
+    with torch.no_grad():
+        shared.weight.copy_(2 * torch.eye(64))
+    for model in (nn.Sequential(flat, shared, shared), nn.Sequential(flat, AndItself(nn.Linear(64, 64)))):
+        found = sensitivity(model, data[0][:2], data[1][:2], THREAT)
+        assert found.upper is None or found.upper >= max(found.lower) * 0.9999
+
+
+def test_few_images_go_through_a_model_at_a_time_and_the_figures_stay(net, data):
+    images, labels = data
+    most = 0
+
+    def counted(x):
+        nonlocal most
+        most = max(most, len(x))
+        return net(x)
+
+    whole = (*gradient(net, images, labels, "margin"), lead_gradients(net, images, labels))
+    bias = parameter_gradient(net, images, labels)
+    with mock.patch.object(work, "NUMBERS", 7 * 64):
+        parts = (*gradient(counted, images, labels, "margin"), lead_gradients(counted, images, labels))
+        assert torch.allclose(parameter_gradient(net, images, labels), bias, atol=1e-6)
+    assert most == 7
+    for one, other in zip(whole, parts, strict=True):
+        assert torch.allclose(one, other, atol=1e-5)

@@ -14,7 +14,7 @@ from sparring.diagnosis.result import Diagnosis
 from sparring.diagnosis.taylor import DUAL
 from sparring.diagnosis.work import forward_multiplications
 from sparring.errors import SparringError
-from sparring.model import device_of
+from sparring.model import device_of, hookable
 from sparring.threat import ThreatModel
 
 SAMPLE = 16
@@ -33,7 +33,7 @@ def diagnosed(request: Request, ready: Preflight) -> Diagnosis | None:
     fitting = isinstance(threat, ThreatModel) and threat.norm in DUAL and threat.eps > 0 and request.targets is None
     shown = ready.differentiable and access_of(model) == "gradients"
     random = "random-outputs" in {f.code for f in ready.findings}
-    if not SAMPLE or not fitting or not shown or random or not isinstance(model, nn.Module):
+    if not SAMPLE or not fitting or not shown or random or not isinstance(model, nn.Module) or not hookable(model):
         return None
     first = request.images[0:1]
     work = forward_multiplications(model, first.to(device_of(model, first)))

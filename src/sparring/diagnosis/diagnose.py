@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sparring.attacks import FGSM, PGD
+from sparring.attacks.base import at_least
 from sparring.black_box import access_of
 from sparring.diagnosis.blockers import traced
 from sparring.diagnosis.health import health, training_bias
@@ -18,14 +19,17 @@ from sparring.diagnosis.repair import blocking
 from sparring.diagnosis.result import TARGET, Diagnosis, Landscape
 from sparring.diagnosis.taylor import DUAL, LARGE, first_order
 from sparring.diagnosis.transfer import apart, distilled, learnt, transfer_matrix
+from sparring.diagnosis.work import answers, at_once
 from sparring.errors import InputError, UnsupportedError
 from sparring.evaluation.task import Images, Subset, checked_task
 from sparring.goal import Untargeted
-from sparring.model import Model, frozen_eval, logits_of, model_name
+from sparring.model import Model, frozen_eval, hookable, logits_of, model_name
 from sparring.threat import Threat, ThreatModel
 
 PLANE = (PGD(steps=20, loss="margin", early_stop=False), FGSM())
 """Two attacks whose ways span a picture of the loss."""
+TRACED = 32
+"""Images whose gradients are followed through the model, fewer where they are large."""
 SAMPLE = 128
 """Images, drawn with the seed, for the sections that look at each image many times."""
 
@@ -60,14 +64,19 @@ def diagnose(
         raise UnsupportedError(f"a diagnosis needs a threat in {', '.join(DUAL)}, got {threat!r}")
     if access_of(model) != "gradients":
         raise UnsupportedError("a diagnosis needs gradients, but the model was declared to show none")
+    for name, value, least in (("sample", sample, 1), ("landscapes", landscapes, 0), ("queries", queries, 0)):
+        at_least(name, value, least, whole=True)
+    if TARGET in (surrogates or {}):
+        raise InputError(f"a surrogate may have any name but {TARGET!r}, which is the model's own")
     task = checked_task(model, images, labels, None, threat, seed, None)
     order = torch.randperm(len(task.labels), generator=torch.Generator().manual_seed(seed))[:sample]
     rows = sorted(order.tolist())
     x = Subset(images, rows)[0 : len(rows)].detach().to(task.device)
     y = task.labels[torch.tensor(rows)].to(task.device)
+    if x.dim() != 4 and (queries or others is not None):
+        raise UnsupportedError(f"surrogates learn from pictures (N, C, H, W), got images {tuple(images[0:1].shape)}")
     with task.plan.running(), frozen_eval(model):
-        with torch.no_grad():
-            right = logits_of(model, x).argmax(1) == y
+        right = answers(model, x).argmax(1) == y
         blocked, notes = _blocked(model, x, y)
         tell("first-order picture")
         lines = first_order(model, x, y, threat)
@@ -85,8 +94,6 @@ def diagnose(
         ]
         planes = [plane.model_copy(update={"index": rows[k // 2]}) for k, plane in enumerate(planes)]
         tell("transfer")
-        if TARGET in (surrogates or {}):
-            raise InputError(f"a surrogate may have any name but {TARGET!r}, which is the model's own")
         models: dict[str, Model] = {TARGET: model, **(surrogates or {})}
         if queries:
             models[f"distilled from {queries} answers"] = distilled(model, x, queries=queries, seed=seed)
@@ -148,7 +155,10 @@ def _planes(model: Model, image: Tensor, label: Tensor, threat: ThreatModel, see
 def _blocked(model: Model, images: Tensor, labels: Tensor) -> tuple[tuple[str, ...], tuple[str, ...]]:
     if not isinstance(model, nn.Module):
         return (), ("the model is a function: its parts cannot be hooked",)
-    found = blocking(traced(model, images[:32], labels[:32]))
+    if not hookable(model):
+        return (), ("the model is TorchScript: its parts cannot be hooked",)
+    few = min(TRACED, at_once(images))
+    found = blocking(traced(model, images[:few], labels[:few]))
     return found, tuple(f"the gradient of some images stops at {name}" for name in found)
 
 

@@ -13,9 +13,11 @@ from sparring.diagnosis.fits import Joint
 from sparring.diagnosis.gaps import Gap, gaps
 from sparring.diagnosis.result import Bias, Health, Saturation
 from sparring.diagnosis.taylor import gradient
+from sparring.diagnosis.work import answers, at_once, by_parts
+from sparring.errors import ModelError
 from sparring.evaluation import evaluate
 from sparring.goal import Untargeted
-from sparring.model import Model, frozen_eval, logits_of
+from sparring.model import Model, frozen_eval, hookable, logits_of
 from sparring.threat import ThreatModel
 
 TINY = 1e-30
@@ -23,6 +25,8 @@ FLAT = 1e-6
 """A slope below this counts as zero."""
 ELEMENTWISE = 0.9
 """What a function of single numbers must explain of code between two layers, for it to be taken for an activation."""
+LOOKED_AT = 64
+"""Images that activations are looked at on, fewer where they are large."""
 LOSSES = ("margin", "dlr", "cross_entropy")
 
 
@@ -31,8 +35,7 @@ def health(model: Model, images: Tensor, labels: Tensor, threat: ThreatModel, *,
     with frozen_eval(model):
         _, grad = gradient(model, images, labels, "cross_entropy")
         largest = grad.flatten(1).abs().amax(1)
-        with torch.no_grad():
-            confident = torch.softmax(logits_of(model, images).float(), 1).amax(1)
+        confident = torch.softmax(answers(model, images).float(), 1).amax(1)
         robust = {
             loss: evaluate(model, images, labels, threat, attacks=[PGD(steps=20, loss=loss)], seed=seed, keep=False)
             for loss in LOSSES
@@ -49,7 +52,7 @@ def health(model: Model, images: Tensor, labels: Tensor, threat: ThreatModel, *,
             saturated_softmax=float((confident == 1).float().mean()),
             robust_by_loss=shares,
             recommended_loss=min(LOSSES, key=lambda loss: shares[loss]),
-            activations=saturated(model, images[:64], labels[:64]),
+            activations=saturated(model, images[:LOOKED_AT], labels[:LOOKED_AT]),
             agreement=float(cosine_similarity(grad.flatten(1), other.flatten(1), dim=1).mean()),
         )
 
@@ -58,8 +61,9 @@ def saturated(model: Model, images: Tensor, labels: Tensor) -> tuple[Saturation,
     """Elementwise layers, and code between two layers, with the share of their units at a point of zero slope. Half is
     usual for a ReLU.
     """
-    if not isinstance(model, nn.Module):
+    if not isinstance(model, nn.Module) or not hookable(model):
         return ()
+    images, labels = images[: at_once(images)], labels[: at_once(images)]
     trace, found = traced(model, images, labels), []
     for visit in trace.visits:
         module = model.get_submodule(visit.name)
@@ -93,7 +97,7 @@ def _flat_between(model: nn.Module, images: Tensor, gap: Gap) -> float:
             if not ends["end"].requires_grad:
                 return 1.0
             (slope,) = torch.autograd.grad(ends["end"].sum(), ends["start"], allow_unused=True)
-    except RuntimeError:  # code that takes no tensor with a gradient
+    except (ModelError, RuntimeError):  # code that takes no tensor with a gradient
         return 1.0
     finally:
         for hook in hooks:
@@ -128,6 +132,13 @@ def parameter_gradient(model: nn.Module, images: Tensor, labels: Tensor) -> Tens
         parameters = [p for p in model.parameters() if p.is_floating_point()]
         for parameter in parameters:
             parameter.requires_grad_(True)
-        grads = torch.autograd.grad(cross_entropy(logits_of(model, images), labels), parameters, allow_unused=True)
-    pairs = zip(grads, parameters, strict=True)
-    return torch.cat([(torch.zeros_like(p) if g is None else g).flatten().double() for g, p in pairs])
+
+        def summed(x: Tensor, y: Tensor) -> Tensor:
+            loss = cross_entropy(logits_of(model, x), y, reduction="sum")
+            grads = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+            return torch.cat([grad.flatten().double() for grad in grads])
+
+        total = torch.zeros(sum(p.numel() for p in parameters), dtype=torch.float64, device=images.device)
+        for part in by_parts(summed, images, labels):
+            total += part
+    return total / len(images)

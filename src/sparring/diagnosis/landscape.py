@@ -11,6 +11,7 @@ from torch import Tensor
 from sparring.attacks import Attack
 from sparring.diagnosis.result import Failure, Landscape
 from sparring.diagnosis.taylor import gradient, losses_from
+from sparring.diagnosis.work import answers
 from sparring.goal import Untargeted
 from sparring.model import Model, frozen_eval, logits_of
 from sparring.norms import per_image
@@ -87,9 +88,8 @@ def landscape(
 
 def failure(model: Model, images: Tensor, adversarials: Tensor, labels: Tensor) -> Failure:
     """What the perturbations of the images that were right and now are wrong have in common."""
-    with frozen_eval(model), torch.no_grad():
-        before = torch.cat([logits_of(model, part).argmax(1) for part in torch.split(images, BATCH)])
-        after = torch.cat([torch.softmax(logits_of(model, part), 1) for part in torch.split(adversarials, BATCH)])
+    with frozen_eval(model):
+        before, after = answers(model, images).argmax(1), torch.softmax(answers(model, adversarials), 1)
     confidence, into = after.max(1)
     fallen = (before == labels) & (into != labels)
     change = (adversarials - images)[fallen].abs()

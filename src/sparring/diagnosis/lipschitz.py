@@ -15,8 +15,9 @@ from sparring.certification.layers import Layer as Operation
 from sparring.certification.lipschitz import alone, pair_bounds
 from sparring.diagnosis.result import Layer, Resolution, Sensitivity
 from sparring.diagnosis.taylor import gradient
+from sparring.diagnosis.work import by_parts
 from sparring.errors import SparringError
-from sparring.model import Model, Normalised, OutputAdapter, frozen_eval, logits_of
+from sparring.model import Model, Normalised, OutputAdapter, frozen_eval, hookable, logits_of
 from sparring.threat import ThreatModel
 
 ITERATIONS = 500
@@ -60,7 +61,7 @@ def operator_norm(layer: nn.Module, shape: tuple[int, ...]) -> float:
     if isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d)) and layer.running_var is not None:
         scale = torch.rsqrt(layer.running_var.double() + layer.eps)
         return float((scale if layer.weight is None else scale * layer.weight.detach().double()).abs().max())
-    if isinstance(layer, nn.MaxPool2d):
+    if isinstance(layer, nn.MaxPool2d) and _pair(layer.dilation) == (1, 1):
         sides = [_pair(v) for v in (layer.kernel_size, layer.stride)]
         return math.sqrt(math.prod(-(-k // s) for k, s in zip(*sides, strict=True)))
     if isinstance(layer, (nn.LeakyReLU, nn.ELU)):
@@ -101,7 +102,12 @@ def chain(model: Model, image: Tensor) -> list[Layer]:
     """The layers of a model that is a chain of known ones, with their norms. Raises `ValueError` for any other."""
     if not isinstance(model, nn.Module):
         raise ValueError("a function does not show its layers")
+    if not hookable(model):
+        raise ValueError("TorchScript does not show its layers")
     steps = list(_steps(model, ""))
+    parts = [id(step) for _, step in steps if isinstance(step, nn.Module)]
+    if len(set(parts)) < len(parts):
+        raise ValueError("a layer runs more than once")
     shapes: dict[str, tuple[int, ...]] = {}
     handles = [m.register_forward_pre_hook(_noting(shapes, name)) for name, m in steps if isinstance(m, nn.Module)]
     try:
@@ -126,8 +132,8 @@ def _noting(shapes: dict[str, tuple[int, ...]], name: str) -> Any:
 
 def _steps(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Module | float]]:
     prefix = f"{name}." if name else ""
-    if isinstance(module, nn.Sequential):
-        for child, part in module.named_children():
+    if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
+        for child, part in zip(module._modules, module, strict=True):  # named_children leaves out what comes twice
             yield from _steps(part, f"{prefix}{child}")
     elif isinstance(module, Normalised):
         yield f"{prefix}std", float(1 / module.std.min())
@@ -136,6 +142,8 @@ def _steps(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Module | floa
         yield from _steps(module.inner, f"{prefix}inner")
     elif any(True for _ in module.children()):
         raise ValueError(f"{type(module).__name__} may join its parts in other ways than one after the other")
+    elif not type(module).forward.__module__.startswith("torch.nn."):
+        raise ValueError(f"{type(module).__name__} is no layer whose norm is known")
     else:
         yield name, module
 
@@ -144,6 +152,10 @@ def lead_gradients(model: Model, images: Tensor, labels: Tensor) -> Tensor:
     """The largest l2 norm over j of the gradient of f_y - f_j (N,); with more classes than `RIVALS`, over the classes j
     that the model holds most likely.
     """
+    return torch.cat(by_parts(lambda x, y: _lead_gradients(model, x, y), images, labels))
+
+
+def _lead_gradients(model: Model, images: Tensor, labels: Tensor) -> Tensor:
     with torch.enable_grad():
         x = images.detach().clone().requires_grad_()
         logits = logits_of(model, x)

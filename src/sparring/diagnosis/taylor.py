@@ -7,7 +7,8 @@ from torch import Tensor
 
 from sparring.attacks import FGSM, PGD
 from sparring.diagnosis.result import FirstOrder, Line
-from sparring.errors import ModelError
+from sparring.diagnosis.work import answers, by_parts
+from sparring.errors import ModelError, UnsupportedError
 from sparring.goal import Untargeted
 from sparring.losses import resolve
 from sparring.model import Model, frozen_eval, logits_of
@@ -35,15 +36,32 @@ def losses_from(logits: Tensor, labels: Tensor, loss: str) -> Tensor:
 
 def gradient(model: Model, images: Tensor, labels: Tensor, loss: str) -> tuple[Tensor, Tensor]:
     """Loss (N,) and its input gradient (N, C, H, W)."""
+    return _joined(by_parts(lambda x, y: _gradient(model, x, y, loss), images, labels))
+
+
+def _gradient(model: Model, images: Tensor, labels: Tensor, loss: str) -> tuple[Tensor, Tensor]:
     with torch.enable_grad():
         x = images.detach().clone().requires_grad_()
         values = losses_of(model, x, labels, loss)
-        (grad,) = torch.autograd.grad(values.sum(), x)
+        (grad,) = torch.autograd.grad(values.sum(), x, allow_unused=True) if values.requires_grad else (None,)
+    if grad is None:
+        raise UnsupportedError(
+            "the model's answers lead back to its input by no gradient: an audit looks for a way around, and "
+            "sp.bpda(model, ...) goes around a part that you name"
+        )
     return values.detach(), grad
+
+
+def _joined(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    return torch.cat([first for first, _ in parts]), torch.cat([second for _, second in parts])
 
 
 def hessian_times(model: Model, images: Tensor, labels: Tensor, loss: str, direction: Tensor) -> Tensor:
     """Hessian of the loss times `direction`, image by image, exact where the model can be differentiated twice."""
+    return torch.cat(by_parts(lambda *part: _hessian_times(model, loss, *part), images, labels, direction))
+
+
+def _hessian_times(model: Model, loss: str, images: Tensor, labels: Tensor, direction: Tensor) -> Tensor:
     with torch.enable_grad():
         x = images.detach().clone().requires_grad_()
         (grad,) = torch.autograd.grad(losses_of(model, x, labels, loss).sum(), x, create_graph=True)
@@ -64,7 +82,8 @@ def top_curvature(
     model: Model, images: Tensor, labels: Tensor, loss: str, iterations: int = POWER_ITERATIONS
 ) -> Tensor:
     """The eigenvalue of the loss's Hessian with the largest size (N,), estimated by power iteration: from below in
-    size, and blind to what happens beyond the next kink of a ReLU.
+    size, and blind to what happens beyond the next kink of a ReLU. Where one of either sign is as large, the size is
+    still right.
     """
     generator = torch.Generator().manual_seed(0)
     vector = torch.randn(images.shape[1:], generator=generator, dtype=torch.float64).to(images).expand_as(images)
@@ -72,7 +91,8 @@ def top_curvature(
     for _ in range(iterations):
         vector = vector / per_image(vector.flatten(1).norm(dim=1).clamp_min(1e-30), images)
         product = hessian_times(model, images, labels, loss, vector)
-        value = (product * vector).flatten(1).sum(1)
+        along = (product * vector).flatten(1).sum(1)
+        value = torch.copysign(product.flatten(1).norm(dim=1), along)
         vector = product
     return value
 
@@ -83,14 +103,14 @@ def first_order(
     """The picture for every image (N, C, H, W); `top`: images whose largest curvature is estimated. linf, l2 and l1."""
     with frozen_eval(model):
         start, grad = gradient(model, images, labels, loss)
-        dual = grad.flatten(1).norm(p=DUAL[threat.norm], dim=1)
+        open_ = grad if threat.mask is None else grad * threat.mask.to(grad)
+        dual = open_.flatten(1).norm(p=DUAL[threat.norm], dim=1)
         budgets = [threat.eps * step for step in STEPS]
         true, clipped = [], []
-        with torch.no_grad():
-            for eps in budgets:
-                step = threat.with_eps(eps).steepest_step(images, grad)
-                true.append(losses_of(model, images + step, labels, loss))
-                clipped.append(start + (grad * step).flatten(1).sum(1))
+        for eps in budgets:
+            step = threat.with_eps(eps).steepest_step(images, grad)
+            true.append(losses_from(answers(model, images + step), labels, loss))
+            clipped.append(start + (grad * step).flatten(1).sum(1))
         whole = threat.steepest_step(images, grad)
         bends = curvature_along(model, images, labels, loss, whole)
         iterations = POWER_ITERATIONS if images[0].numel() < LARGE else FEW_ITERATIONS
@@ -134,14 +154,12 @@ def _successes(
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Share of the images right at first that one step breaks, and ten of the same loss."""
     goal, found = Untargeted(labels), []
-    with torch.no_grad():
-        right = logits_of(model, images).argmax(1) == labels
+    right = answers(model, images).argmax(1) == labels
     for attack in (FGSM(), PGD(steps=10, random_start=False)):
         shares = []
         for eps in budgets:
             moved = attack(model, images, goal, threat.with_eps(eps))
-            with torch.no_grad():
-                wrong = logits_of(model, moved).argmax(1) != labels
+            wrong = answers(model, moved).argmax(1) != labels
             shares.append(float((wrong & right).sum() / right.sum().clamp_min(1)))
         found.append(tuple(shares))
     return found[0], found[1]

@@ -11,8 +11,9 @@ from torch.nn.functional import kl_div, log_softmax, one_hot, softmax
 from sparring.attacks import DIFGSM, FGSM, MIFGSM, TIFGSM, Attack
 from sparring.attacks.base import at_least
 from sparring.diagnosis.result import Transfer
+from sparring.diagnosis.work import answers
 from sparring.goal import Untargeted
-from sparring.model import Model, frozen_eval, logits_of
+from sparring.model import Model, frozen_eval
 from sparring.rng import digests
 from sparring.threat import ThreatModel
 
@@ -65,9 +66,9 @@ def distilled(target: Model, images: Tensor, *, queries: int, epochs: int = 20, 
         asked = images[picks.to(images.device)].clone()
         noise = 0.1 * torch.randn(asked.shape, generator=generator).to(asked)
         asked[len(images) :] = (asked + noise)[len(images) :].clamp(images.min(), images.max())
-        with frozen_eval(target), torch.no_grad():
-            answers = torch.cat([logits_of(target, part) for part in torch.split(asked, BATCH)])
-        soft = softmax(answers.clamp_min(-1e4) / answers.clamp_min(-1e4).std().clamp_min(1e-6) * 2, 1)
+        with frozen_eval(target):
+            given = answers(target, asked).clamp_min(-1e4)
+        soft = softmax(given / given.std().clamp_min(1e-6) * 2, 1)
         return _taught(_student(images, soft.shape[1]), asked, soft, epochs, generator)
 
 
@@ -146,5 +147,5 @@ def _dense(images: Tensor, classes: int) -> nn.Module:
 
 
 def _answers(model: Model, points: Tensor) -> Tensor:
-    with frozen_eval(model), torch.no_grad():
-        return torch.cat([logits_of(model, part).argmax(1) for part in torch.split(points, BATCH)])
+    with frozen_eval(model):
+        return answers(model, points).argmax(1)

@@ -1,13 +1,35 @@
-"""How much work a pass through a model is, counted by hooks on one image."""
+"""A few images through a model at a time, and how much work a pass is, counted by hooks on one image."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from sparring.model import frozen_eval, logits_of
+from sparring.model import Model, frozen_eval, logits_of
+
+T = TypeVar("T")
+MOST, NUMBERS = 128, 2**20
+"""Images at a time at most, and numbers that they hold: six photographs of 224 by 224 pixels in colour."""
+
+
+def at_once(images: Tensor) -> int:
+    """How many images of this size go through a model at a time, so that memory does not grow with their number."""
+    return max(1, min(MOST, NUMBERS // images[0].numel()))
+
+
+def by_parts(work: Callable[..., T], images: Tensor, *others: Tensor) -> list[T]:
+    """What `work` gives for a few of the images (N, C, H, W), and what belongs to them, at a time."""
+    size = at_once(images)
+    return [work(*part) for part in zip(*(torch.split(x, size) for x in (images, *others)), strict=True)]
+
+
+def answers(model: Model, images: Tensor) -> Tensor:
+    """Logits (N, K) without a gradient, a few images at a time."""
+    with torch.no_grad():
+        return torch.cat(by_parts(lambda part: logits_of(model, part), images))
 
 
 def forward_multiplications(model: nn.Module, image: Tensor) -> float:
