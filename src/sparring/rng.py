@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 
 import numpy as np
@@ -30,13 +30,18 @@ def digests(images: Tensor) -> list[bytes]:
     return [digest(image) for image in images]
 
 
+def forked() -> AbstractContextManager[None]:
+    """Inside, torch's own generators may be seeded and drawn from; after, they are as before, those of GPUs too."""
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
+    return torch.random.fork_rng(devices)
+
+
 @contextmanager
 def seeded(*key: object) -> Iterator[None]:
     """Inside, torch's own generators, which a model with randomness draws from, follow `key`; after, they are as
     before.
     """
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
-    with torch.random.fork_rng(devices):
+    with forked():
         torch.manual_seed(int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=7).digest()))
         yield
 

@@ -12,6 +12,7 @@ from sparring.estimate import Estimate, proportion
 from sparring.evaluation import Evaluation, Record
 from sparring.evaluation.adversarials import Adversarials
 from sparring.evaluation.evaluation import StageSummary
+from sparring.model import device_of
 from sparring.threat import ThreatModel
 
 JUDGED = "randomness: judged by fresh draws, counted where most of them fail"
@@ -23,7 +24,7 @@ def judged(request: Request, evaluation: Evaluation) -> tuple[Evaluation, Drawn]
     n, threat = len(request.labels), request.threat
     if not isinstance(threat, ThreatModel):
         raise TypeError(f"only l_p balls, got {type(threat).__name__}")
-    everything = request.images[0:n]
+    everything = request.images[0:n].detach().to(device_of(request.model, request.images[0:1]))
     result = drawn(
         request.model,
         everything,
@@ -36,7 +37,8 @@ def judged(request: Request, evaluation: Evaluation) -> tuple[Evaluation, Drawn]
     distance = threat.distance(everything, result.points)
     broken = (result.clean >= 0.5) & (result.worst < 0.5)
     records = tuple(_by_majority(r, result, names, broken, distance) for r in evaluation.records)
-    places: dict[int, tuple[Tensor, int]] = {i: (result.points, i) for i in broken.nonzero().flatten().tolist()}
+    points = result.points.cpu()
+    places: dict[int, tuple[Tensor, int]] = {i: (points, i) for i in broken.nonzero().flatten().tolist()}
     stages = [replace(stage, purpose=SINGLE_DRAWS) for stage in evaluation.stages]
     left = int((result.clean >= 0.5).sum())
     for name, cost in zip(names, _shared_out(result), strict=True):

@@ -65,7 +65,8 @@ def _sample(model: Model, images: Images, labels: Tensor, seed: int) -> tuple[Te
 
 
 def _row(name: str, model: Model, found: Report, images: Tensor, labels: Tensor) -> ModelRow:
-    module = model if isinstance(model, nn.Module) else None
+    module = model if isinstance(model, nn.Module) and access_of(model) == "gradients" else None
+    seen = module is not None and hookable(module)
     steep, zero, flat = _health(model, images, labels)
     with frozen_eval(model):
         milliseconds = 1000 * _seconds(model, images) / len(images)
@@ -73,7 +74,7 @@ def _row(name: str, model: Model, found: Report, images: Tensor, labels: Tensor)
     return ModelRow(
         name=name,
         parameters=None if module is None else sum(p.numel() for p in module.parameters()),
-        multiplications=None if module is None or not hookable(module) else forward_multiplications(module, images[:1]),
+        multiplications=forward_multiplications(module, images[:1]) if module is not None and seen else None,
         milliseconds=milliseconds,
         clean=_share(found.evaluation.clean_accuracy),
         robust=_share(found.evaluation.robust_accuracy),
@@ -82,7 +83,7 @@ def _row(name: str, model: Model, found: Report, images: Tensor, labels: Tensor)
         steepness=steep,
         layer_norms=None if module is None else _layers(module, images[0]),
         zero_gradients=zero,
-        flat_units=max((a.share for a in flat), default=0.0),
+        flat_units=max((a.share for a in flat), default=0.0) if seen else None,
         flattest=max(flat, key=lambda a: a.share).name if flat else None,
         passes=sum(r.forwards + r.backwards for r in records) / max(1, len(records)),
     )

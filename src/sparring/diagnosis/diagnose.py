@@ -24,6 +24,8 @@ from sparring.errors import InputError, UnsupportedError
 from sparring.evaluation.task import Images, Subset, checked_task
 from sparring.goal import Untargeted
 from sparring.model import Model, frozen_eval, hookable, logits_of, model_name
+from sparring.problem import check_classes
+from sparring.rng import forked, seeded
 from sparring.threat import Threat, ThreatModel
 
 PLANE = (PGD(steps=20, loss="margin", early_stop=False), FGSM())
@@ -68,14 +70,15 @@ def diagnose(
         at_least(name, value, least, whole=True)
     if TARGET in (surrogates or {}):
         raise InputError(f"a surrogate may have any name but {TARGET!r}, which is the model's own")
-    task = checked_task(model, images, labels, None, threat, seed, None)
+    with forked():
+        task = checked_task(model, images, labels, None, threat, seed, None)
     order = torch.randperm(len(task.labels), generator=torch.Generator().manual_seed(seed))[:sample]
     rows = sorted(order.tolist())
     x = Subset(images, rows)[0 : len(rows)].detach().to(task.device)
     y = task.labels[torch.tensor(rows)].to(task.device)
     if x.dim() != 4 and (queries or others is not None):
         raise UnsupportedError(f"surrogates learn from pictures (N, C, H, W), got images {tuple(images[0:1].shape)}")
-    with task.plan.running(), frozen_eval(model):
+    with task.plan.running(), seeded(seed, "diagnose"), frozen_eval(model):
         right = answers(model, x).argmax(1) == y
         blocked, notes = _blocked(model, x, y)
         tell("first-order picture")
@@ -137,6 +140,7 @@ def _learnt(model: Model, images: Tensor, others: tuple[Tensor, Tensor], seed: i
         raise InputError("others holds no image that is not among those that are looked at")
     with torch.no_grad():
         classes = logits_of(model, images[:1]).shape[1]
+    check_classes(Untargeted(labels), classes)
     return learnt(own[new], labels[new], classes, seed=seed)
 
 

@@ -13,6 +13,7 @@ from sparring.attacks import EOT, PGD, Attack, MultiTargeted
 from sparring.batching import plan
 from sparring.goal import Untargeted
 from sparring.model import Model, frozen_eval, logits_of
+from sparring.rng import forked
 from sparring.threat import ThreatModel
 
 DRAWS, MOST = 50, 200
@@ -83,7 +84,7 @@ def drawn(
     """
     points, chosen = images.clone(), torch.full((len(images),), -1)
     goal, costs, model = Untargeted(labels), [], _Metered(model)
-    with torch.random.fork_rng(devices=[]), frozen_eval(model):
+    with forked(), frozen_eval(model):
         torch.manual_seed(seed)
         share = _share(model, images, labels, CHOOSING)[0]
         if known is not None:

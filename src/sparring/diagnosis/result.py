@@ -185,7 +185,7 @@ class Share(Plain):
 class ModelRow(Plain):
     """One of several models. clean, robust: as its audit found them; doubts: the codes of its findings that say that
     robust can't be believed; remedied: of those that would, but for what the audit did. steepness: the median over
-    images of the largest gradient norm of a lead f_y - f_j there (None, like zero_gradients: it shows no gradient);
+    images of the largest gradient norm of a lead f_y - f_j there (None, like others: not to be seen);
     layer_norms: the product of its layers' l2 norms (None where it is no chain of known ones); flat_units: the largest
     share of units at zero slope of any activation, that of layer `flattest`; milliseconds: of one image in a batch;
     passes: what the attacks spent on an image.
@@ -202,7 +202,7 @@ class ModelRow(Plain):
     steepness: float | None
     layer_norms: float | None
     zero_gradients: float | None
-    flat_units: float
+    flat_units: float | None
     flattest: str | None
     passes: float
 

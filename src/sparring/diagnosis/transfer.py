@@ -14,7 +14,7 @@ from sparring.diagnosis.result import Transfer
 from sparring.diagnosis.work import answers
 from sparring.goal import Untargeted
 from sparring.model import Model, frozen_eval
-from sparring.rng import digests
+from sparring.rng import digests, forked
 from sparring.threat import ThreatModel
 
 ATTACKS: tuple[Attack, ...] = (
@@ -60,7 +60,7 @@ def distilled(target: Model, images: Tensor, *, queries: int, epochs: int = 20, 
     """
     at_least("queries", queries, 1, whole=True)
     generator = torch.Generator().manual_seed(seed)
-    with torch.random.fork_rng(devices=[]):
+    with forked():
         torch.manual_seed(seed)
         picks = torch.arange(queries) % len(images)
         asked = images[picks.to(images.device)].clone()
@@ -80,7 +80,7 @@ def learnt(images: Tensor, labels: Tensor, classes: int, *, epochs: int = 20, se
     truth = one_hot(labels, classes).to(images)
     for name, build in (("convolutions", _student), ("dense layers", _dense)):
         generator = torch.Generator().manual_seed(seed)
-        with torch.random.fork_rng(devices=[]):
+        with forked():
             torch.manual_seed(seed)
             net = _taught(build(images, classes), images, truth, epochs, generator)
         found[f"{name}, learnt from {len(images):,} other images"] = net

@@ -20,14 +20,14 @@ HEADS = ("clean", "robust, at most", "steepness", "zero gradients", "flat units"
 
 def cells(row: ModelRow) -> tuple[str, ...]:
     """What was measured of one model, in the order of `HEADS`."""
-    flat = numbers.percent(row.flat_units) + (f" ({row.flattest})" if row.flattest else "")
+    flat = "-" if row.flat_units is None else numbers.percent(row.flat_units)
     size = "-" if row.parameters is None else numbers.count(row.parameters)
     return (
         _share(row.clean),
         _share(row.robust),
         "-" if row.steepness is None else numbers.significant(row.steepness),
         "-" if row.zero_gradients is None else numbers.percent(row.zero_gradients),
-        flat,
+        flat + (f" ({row.flattest})" if row.flattest else ""),
         size,
         numbers.significant(row.milliseconds),
     )
