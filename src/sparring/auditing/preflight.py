@@ -72,9 +72,11 @@ def preflight(
         findings += _normalisation(model, images, labels, logits, batch_size)
         gradient, differentiable = _gradient(attacked, images[:batch_size], labels[:batch_size])
         findings += gradient
-        if differentiable and not any(f.code == "random-outputs" for f in findings):
-            findings += stability(attacked, images[:batch_size], labels[:batch_size], bounds)
-            findings += _misleading(attacked, images[:batch_size], labels[:batch_size], bounds)
+        random = any(f.code == "random-outputs" for f in findings)
+        steady = _held(attacked, images[:batch_size]) if random else attacked
+        if differentiable and steady is not None:
+            findings += stability(steady, images[:batch_size], labels[:batch_size], bounds)
+            findings += _misleading(steady, images[:batch_size], labels[:batch_size], bounds)
     clean = proportion(int((logits.argmax(1) == labels).sum()), len(labels))
     return Preflight(attacked, adapted, tuple(findings), differentiable, logits.shape[1], clean)
 
@@ -88,6 +90,22 @@ class _Wrapped(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.function(images)
+
+
+class _Held(_Wrapped):
+    """A random model that draws the same every time."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        with torch.random.fork_rng(devices=[images.device] if images.is_cuda else []):
+            torch.manual_seed(0)
+            return self.function(images)
+
+
+def _held(model: Model, images: Tensor) -> Model | None:
+    """`model` with its randomness fixed (Carlini et al. 2019), None where it draws from elsewhere than torch."""
+    held = _Held(model)
+    change = relative_change(_logits(held, images), _logits(held, images))
+    return held if change <= TOLERATED else None
 
 
 def _logits(model: Model, images: Tensor, batch_size: int = 64) -> Tensor:

@@ -29,8 +29,12 @@ QUERIES, EPOCHS = 256, 15
 
 
 def not_growing(curves: Sequence[Curve], eps: float) -> list[Finding]:
-    """Distances of adversarials spread out: where some lie within the budget, more lie within three times of it."""
+    """Distances of adversarials spread out: where some lie within the budget, more lie within three times of it. One
+    raw step need not find them: it may overshoot on an honest model.
+    """
     for curve in curves:
+        if curve.attack == str(FGSM()):
+            continue
         points = [p for p in curve.points if p.accuracy.value is not None]
         within = [p for p in points if p.eps <= eps * (1 + 1e-9)]
         if len(within) < 2 or points[-1].eps < 2 * eps:

@@ -30,7 +30,7 @@ class Visit:
         """Bool (N,): a gradient came to its output and none came out of its input."""
         if self.left is None or self.left.grad is None or len(self.left) != len(self.entered):
             return torch.zeros(len(self.entered), dtype=torch.bool)
-        alive = (self.left.grad.flatten(1) != 0).any(1)
+        alive = _alive(self.left)
         return alive if self.cut else alive & ~_alive(self.entered)
 
     @property
@@ -41,12 +41,15 @@ class Visit:
 
 @dataclass(eq=False)
 class Trace:
-    """All visits in order; `reached` (N,): the images that a `gradient` came back to; `output`: the model's."""
+    """All visits in order; `reached` (N,): the images that a `gradient` came back to; `output`: the model's; `closed`:
+    some submodule ran under no_grad, which was lifted for the trace.
+    """
 
     visits: list[Visit] = field(default_factory=list)
     reached: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
     gradient: Tensor | None = None
     output: Tensor | None = None
+    closed: bool = False
 
 
 def traced(model: nn.Module, images: Tensor, labels: Tensor) -> Trace:
@@ -88,6 +91,9 @@ def _hooks(model: nn.Module, trace: Trace, running: list[str], cuts: set[str], s
     def before(name: str, leaf: bool) -> Any:
         def hook(_module: nn.Module, inputs: tuple[Any, ...]) -> Any:
             running.append(name)
+            if not torch.is_grad_enabled():
+                trace.closed = True
+                record()
             if not inputs or not isinstance(inputs[0], Tensor) or not inputs[0].is_floating_point():
                 open_visits.append(None)
                 return None
@@ -120,6 +126,11 @@ def _hooks(model: nn.Module, trace: Trace, running: list[str], cuts: set[str], s
             handles.append(module.register_forward_pre_hook(before(name, not any(module.children()))))
             handles.append(module.register_forward_hook(after))
     return handles
+
+
+def record(*_: Any) -> None:
+    """As a hook before a submodule: gradients are recorded from here on, up to the end of the no_grad around it."""
+    torch.set_grad_enabled(True)
 
 
 def _alive(tensor: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sparring.diagnosis.blockers import record
 from sparring.diagnosis.fits import Joint, Spread, affine, affine_fit, spread_fit
 from sparring.errors import ModelError
 from sparring.surrogates import joined
@@ -26,7 +27,8 @@ class Detour:
     "through": submodule `to` itself is passed by its smoothed slope, central differences of `width` standard deviations
     of its input, where it works element by element; else as the identity, or an affine map. kind "bridge": what runs
     between the output of submodule `start` and the input of `to` ("": the output of the model) is passed by the
-    smoothed slope of the elementwise function that fits it; `cut` where that code takes no tensor with a gradient.
+    smoothed slope of the elementwise function that fits it; `cut` where that code takes no tensor with a gradient. kind
+    "open": gradients are recorded in all submodules, also in those that run under no_grad; `to` says nothing.
     """
 
     to: str
@@ -36,6 +38,8 @@ class Detour:
     cut: bool = False
 
     def __str__(self) -> str:
+        if self.kind == "open":
+            return "no_grad"
         wide = "" if self.kind == "skip" else f", width {self.width:g}"
         if self.kind == "bridge":
             return f"{self.start} to {self.to or 'the output'}{wide}"
@@ -83,6 +87,10 @@ class Detoured(nn.Module):
         try:
             for detour in self.detours:
                 module = self.inner.get_submodule(detour.to)
+                if detour.kind == "open":
+                    parts = () if fitting else self.inner.modules()
+                    handles += [part.register_forward_pre_hook(record) for part in parts]
+                    continue
                 if detour.kind in ENTRANCES:
                     handles.append(module.register_forward_pre_hook(self._skip(detour, images, met, fitting)))
                 elif detour.kind == "bridge":
@@ -94,7 +102,7 @@ class Detoured(nn.Module):
         finally:
             for handle in handles:
                 handle.remove()
-        idle = [detour.to or "the output" for detour in self.detours if detour.to not in met]
+        idle = [detour.to or "the output" for detour in self.detours if detour.kind != "open" and detour.to not in met]
         if idle:
             raise ModelError(f"the model never ran its submodule {idle[0]!r}, so a detour there does nothing")
         return output

@@ -43,12 +43,12 @@ def gaps(trace: Trace) -> list[Gap]:
             continue
         if len(before) != len(after) or before.numel() != after.numel():
             continue
+        lost = _alive(grad, len(after)) & ~_alive(before.grad, len(before))
+        before, after = before.detach(), after.detach()
         if not bool(before.isfinite().all() and after.isfinite().all()):
             continue  # nothing can be fitted
-        alive = _alive(grad, len(after))
-        lost = alive & ~_alive(before.grad, len(before))
         if bool(lost.any()) or not torch.equal(before.reshape(after.shape), after):
-            found.append(Gap(first.name, to, before.detach(), after.detach(), bool(lost.any())))
+            found.append(Gap(first.name, to, before, after, bool(lost.any())))
     return found
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from sparring.black_box import access_of
 from sparring.diagnosis.blockers import Trace, traced
 from sparring.diagnosis.detours import Detour, Detoured, works_element_by_element
 from sparring.diagnosis.fits import Joint, Spread, explained
@@ -15,7 +16,7 @@ from sparring.diagnosis.gaps import Gap, gaps
 from sparring.errors import SparringError
 from sparring.goal import Untargeted
 from sparring.losses import class_margin
-from sparring.model import Model, frozen_eval, logits_of
+from sparring.model import Model, frozen_eval, hookable, logits_of
 from sparring.problem import check_classes
 from sparring.threat import ThreatModel
 
@@ -56,13 +57,20 @@ class Repair:
 
 
 def repaired(model: Model, images: Tensor, labels: Tensor, threat: ThreatModel) -> Repair | None:
-    """The best detour for `model`, if one makes a short attack on images (N, C, H, W) clearly stronger; else None."""
-    if not isinstance(model, nn.Module) or not any(True for _ in model.children()):
+    """The best detour for `model`, if one makes a short attack on images (N, C, H, W) clearly stronger; else None, as
+    for a model that shows no gradients, or that no pass there and back can be made through.
+    """
+    if not isinstance(model, nn.Module) or not hookable(model) or not any(True for _ in model.children()):
+        return None
+    if access_of(model) != "gradients":
         return None
     images, labels = images[:JUDGED_ON], labels[:JUDGED_ON]
     with torch.random.fork_rng(devices=[]), frozen_eval(model):
         check_classes(Untargeted(labels), _answers(model, images).shape[1])
-        trace = traced(model, images, labels)
+        try:
+            trace = traced(model, images, labels)
+        except RuntimeError:  # such as what was computed in inference mode
+            return None
         own = margin_left(model, images, labels, threat)
         clean = float(class_margin(_answers(model, images), labels).mean())
         found: list[tuple[float, Detoured]] = []
@@ -80,7 +88,8 @@ def repaired(model: Model, images: Tensor, labels: Tensor, threat: ThreatModel) 
         return None
     (least, best), *rest = sorted(found, key=lambda one: one[0])
     best.others = [detoured for _, detoured in rest[:OTHERS]]
-    return Repair(best, blocking(trace), own, least, len(images))
+    stops = blocking(trace) or (("what runs under no_grad",) if trace.closed else ())
+    return Repair(best, stops, own, least, len(images))
 
 
 def whole(detours: Sequence[Detour]) -> list[Detour]:
@@ -102,7 +111,16 @@ def blocking(trace: Trace) -> tuple[str, ...]:
 
 
 def candidates(model: nn.Module, trace: Trace, images: Tensor) -> Iterator[tuple[Detour, ...]]:
-    """Detours worth a try, one combination after the other."""
+    """Detours worth a try, one combination after the other; all of them lift no_grad where a submodule ran under it."""
+    opening = (Detour("", "open"),) if trace.closed else ()
+    if opening:
+        yield opening
+    for ways in _ways(model, trace, images):
+        yield (*opening, *ways)
+
+
+def _ways(model: nn.Module, trace: Trace, images: Tensor) -> Iterator[tuple[Detour, ...]]:
+    """Detours around what blocks or bends a gradient that is recorded."""
     blocked = [v for v in trace.visits if bool(v.blocked.any())]
     between = gaps(trace)
     bridged = [gap for gap in between if gap.blocked]
