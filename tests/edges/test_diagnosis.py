@@ -335,14 +335,14 @@ def test_models_are_compared_side_by_side(tmp_path, net):
         "import torch\n\n\ndef model():\n    torch.manual_seed(0)\n"
         "    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10), torch.nn.Hardtanh(-0.01, 0.01))\n"
     )
-    asked = ["compare", "-m", "digits-cnn", "-n", "20", "--eps", "0.1", "--effort", "quick"]
+    asked = ["compare", "-m", "digits-cnn", "-n", "8", "--eps", "0.1", "--effort", "quick"]
     page, plain = tmp_path / "m.html", tmp_path / "m.json"
     also = ["--against", f"{tmp_path}/flat.py:model", "--report", str(page), "--report", str(plain)]
     with short_remedies():
         done = CliRunner().invoke(app, [*asked, *also])
     assert done.exit_code == 0, done.output
     first, second = json.loads(plain.read_text())["rows"]
-    images, labels = sp.load_data("digits", n=20)
+    images, labels = sp.load_data("digits", n=8)
     alone = sp.evaluate(net, images, labels, sp.ThreatModel("linf", 0.1), effort="quick")
     assert first["name"] == "digits-cnn"
     assert first["robust"]["value"] <= alone.robust_accuracy.value
