@@ -59,10 +59,7 @@ RUNS: dict[str, Run] = {
     "goodfellow-clean": _mnist("clean", 0.25, epochs=20),
     "goodfellow-mix": _mnist("fgsm_mix", 0.25, epochs=20, batch_size=100),
     "goodfellow-pgd": _mnist("pgd", 0.25, epochs=20),
-    **{
-        f"fashion-{method}": Run("fashion-mnist", 0.1, method)
-        for method in ("fast", "pgd", "trades")
-    },
+    **{f"fashion-{method}": Run("fashion-mnist", 0.1, method) for method in ("fast", "pgd", "trades")},
     **{
         f"fashion12k-{method}-seed{seed}": Run("fashion-mnist", 0.1, method, n=12_000, seed=seed)
         for seed in (0, 1, 2)
